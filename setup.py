@@ -1,0 +1,16 @@
+"What settings.ini says, told to setuptools; pyproject.toml has the rest."
+from configparser import ConfigParser
+from setuptools import setup
+
+cfg = ConfigParser(delimiters='=')
+cfg.read('settings.ini', encoding='utf-8')
+def lines(key): return cfg['DEFAULT'][key].strip().splitlines()
+
+setup(
+    packages=['finetune_course', 'finetune_course.nbs'],
+    package_dir={'finetune_course.nbs': 'nbs'},            # the chapters travel in the wheel, for `finetune-course lab`
+    package_data={'finetune_course.nbs': ['*.ipynb']},
+    install_requires=lines('requirements'),
+    extras_require={'dev': lines('dev_requirements')},
+    entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['finetune_course = finetune_course._modidx:d']},
+)
