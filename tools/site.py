@@ -35,8 +35,8 @@ def output(out, name):
     if 'text/markdown' in data: return data['text/markdown'], {}
     if 'image/png' in data: return f'![]({name}.png)', {f'{name}.png': base64.b64decode(data['image/png'])}
     if 'image/svg+xml' in data: return f'![]({name}.svg)', {f'{name}.svg': data['image/svg+xml'].encode()}
-    html = re.sub(r'<style.*?</style>', '', data.get('text/html', ''), flags=re.S)
-    if '<table' in html: return re.sub(r'<table\b.*?</table>', lambda m: f'\n\n{table(m[0])}\n\n', html, flags=re.S).strip(), {}
+    html = re.sub(r'<style.*?</style>|</?div.*?>', '', data.get('text/html', ''), flags=re.S).strip()
+    if '<table' in html: return re.sub(r'<table\b.*?</table>', lambda m: f'\n\n{table(m[0])}\n\n', html, flags=re.S), {}
     return html or f"```\n{data['text/plain'].rstrip()}\n```", {}
 
 def readme():
@@ -61,6 +61,7 @@ def readme():
     return {'README.md': re.sub(r'(\]\(|src="|href=")([^)"\s]+)', fix, text).encode(), **files}
 
 def write_readme(check=False):
+    refresh_quarto_yml()
     new = readme()
     old = {str(p.relative_to(root)): p.read_bytes() for p in [root/'README.md', *root.glob('README_files/*')] if p.exists()}
     if check: return new == old or sys.exit('README.md is stale: make export')
@@ -89,7 +90,6 @@ def render_smalldocs():
 
     def mathml(tex, opts): return latex2mathml.converter.convert(tex, display='block' if opts.get('display_mode') else 'inline')
     smalldocs.markdown.math_renderer = mathml
-    refresh_quarto_yml()
     site = Chapters(load(proc_nbs(force=True)), quiet=True)
     site.out = docs
     site.build()
@@ -125,6 +125,7 @@ def check():
     print(f'{len(pages)} pages, {n} internal links: all lead somewhere')
 
 def render():
+    refresh_quarto_yml()
     if shutil.which('quarto'):
         print('Rendering with Quarto')
         nbdev_docs(force=True)
