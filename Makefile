@@ -38,7 +38,7 @@ docs: $(STAMP)  ## the site, in _docs, its links checked
 	@PYTHONWARNINGS=ignore python tools/site.py docs
 
 bench: $(STAMP) ## the longer measurements; results go to bench/
-	@python -m bench $(ARGS)
+	@for f in bench/*.py; do echo $$f && python $$f $(ARGS) || exit 1; done
 
 export: $(STAMP) ## modules and README from the notebooks; notebooks cleaned
 	@nbdev-export && nbdev-clean && python tools/site.py readme
