@@ -1,0 +1,82 @@
+"""Chapter 03's ablation: what do pretrained weights buy, and what do rates that differ by layer?
+
+    python -m bench.ablation [--idx FOLDER]
+
+Five ways to train, three seeds each, on 4,000 digits (a tenth of them for validation). First each way tries the
+same five learning rates on a seed of its own and keeps the best by validation accuracy, so that none is held back by
+another's rate. Held-out images take no part in that. Rows are added to the JSON file as they come; a run that is
+there already is skipped, so the command may be stopped and started again."""
+import argparse, json, time
+from pathlib import Path
+
+from fastai.callback.training import BnFreeze
+from fastai.torch_core import set_seed
+from finetune_course.backbone import backbone, pixel_stats, predict_tensor, replace_head_
+from finetune_course.data import dataloaders, idx_folder, load, split
+from finetune_course.evaluate import environment
+from finetune_course.finetune import fit_, learner, pick_device
+
+rates = 1e-3, 3e-3, 1e-2, 3e-2, 1e-1   # tried by each; with layer groups this is the head's, the first layers' a tenth of it
+ways = {
+    'from scratch':            dict(weights='random'),
+    'frozen body':             dict(freeze=True),
+    'frozen, BatchNorm moves': dict(freeze=True, train_bn=True),
+    'one rate for all':        dict(),
+    'rates by layer group':    dict(groups=True),
+}
+
+def train(arch, sets, test_sets, lr, seed, epochs, device, weights=None, freeze=False, train_bn=False, groups=False):
+    "One training; returns what is known of it, accuracies by name of the set"
+    start, (mean, std) = time.perf_counter(), pixel_stats(arch)
+    part, valid = split(sets, .1, seed)
+    dls = dataloaders(part, valid, mean=mean, std=std, device=device)
+    set_seed(seed)
+    model = replace_head_(backbone(arch, weights), dls.c)
+    still = freeze and not train_bn
+    learn = learner(dls, model, train_bn=not still, cbs=[BnFreeze()] if still else [])
+    if freeze: learn.freeze()
+    hist = fit_(learn, epochs, slice(lr/10, lr) if groups else lr, seed=seed)
+    row = dict(lr=lr, seed=seed, seconds=round(time.perf_counter() - start, 1),
+               train_loss=float(hist.train_loss.iloc[-1]), valid_loss=float(hist.valid_loss.iloc[-1]))
+    for name, ds in {'valid': valid, **test_sets}.items():
+        out, y = predict_tensor(learn.model, dataloaders(part, ds, mean=mean, std=std, device=device).valid)
+        row |= {name: (out.argmax(1) == y).double().mean().item(), f'n_{name}': len(y)}
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--px', type=int, default=32, help='side of the images')
+    p.add_argument('--epochs', type=int, default=3)
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    p.add_argument('--arch', default='tf_efficientnet_lite0')
+    p.add_argument('--device', default='cpu')
+    p.add_argument('--idx', type=Path, help="folder with MNIST's four files: measure on its 10,000 test images too")
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'ablation.json')
+    p.add_argument('--limit', type=int, help='stop after so many trainings')
+    args = p.parse_args()
+    setup = dict(data='mnist5k', arch=args.arch, px=args.px, epochs=args.epochs)
+    done = json.loads(args.out.read_text()) if args.out.is_file() else dict(setup, environment=environment(), rows=[])
+    if {k: done[k] for k in setup} != setup: p.error(f'{args.out} holds other settings; remove it or give --out')
+    rows, todo, device = done['rows'], args.limit or 10**6, pick_device(args.device)
+    sets, held_out = load('mnist5k', args.px)
+    tests = {'held_out': held_out} | ({'mnist_test': idx_folder(args.idx, args.px)[1]} if args.idx else {})
+
+    def run(way, stage, lr, seed, tests):
+        nonlocal todo
+        if any((r['way'], r['stage'], r['lr'], r['seed']) == (way, stage, lr, seed) for r in rows): return
+        if not todo: raise SystemExit(f'{len(rows)} trainings done, stopped by --limit')
+        todo -= 1
+        rows.append(dict(way=way, stage=stage) | train(args.arch, sets, tests, lr, seed, args.epochs, device, **ways[way]))
+        args.out.parent.mkdir(exist_ok=True)
+        args.out.write_text(json.dumps(done, indent=1) + '\n')
+        print({k: v for k, v in rows[-1].items() if k[:2] != 'n_'}, flush=True)
+
+    for way in ways:
+        for lr in rates: run(way, 'pick the rate', lr, 100, {})
+    for seed in args.seeds:
+        for way in ways:
+            tried = [r for r in rows if r['way'] == way and r['stage'] == 'pick the rate']
+            run(way, 'measure', max(tried, key=lambda r: (r['valid'], -r['valid_loss']))['lr'], seed, tests)
+    print(f'{len(rows)} trainings in {args.out}')
+
+if __name__ == '__main__': main()
