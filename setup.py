@@ -7,9 +7,9 @@ cfg.read('settings.ini', encoding='utf-8')
 def lines(key): return cfg['DEFAULT'][key].strip().splitlines()
 
 setup(
-    packages=['finetune_course', 'finetune_course.nbs'],
-    package_dir={'finetune_course.nbs': 'nbs'},            # the chapters travel in the wheel, for `finetune-course lab`
-    package_data={'finetune_course.nbs': ['*.ipynb']},
+    packages=['finetune_course', 'finetune_course.nbs', 'finetune_course.bench.results'],
+    package_dir={'finetune_course.nbs': 'nbs', 'finetune_course.bench.results': 'bench/results'},  # for `finetune-course lab`
+    package_data={'finetune_course.nbs': ['*.ipynb'], 'finetune_course.bench.results': ['*.json']},
     install_requires=lines('requirements'),
     extras_require={'dev': lines('dev_requirements')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['finetune_course = finetune_course._modidx:d']},

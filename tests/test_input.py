@@ -1,0 +1,115 @@
+"Input as people really have it: odd pictures, broken files, wrong options. One sentence, exit code 2, nothing half-written."
+import gzip, json, os, pickle
+import numpy as np, pytest, torch
+from PIL import Image
+from safetensors.torch import save_file
+from finetune_course.backbone import backbone, load_weights_, read_weights
+from finetune_course.cli import main
+from finetune_course.data import InputError, class_folders, load, mnist5k, read_idx, read_image, split
+
+def folder(path, classes='ab', n=4, size=(12, 10)):
+    for i, c in enumerate(classes):
+        (path/c).mkdir(parents=True)
+        for j in range(n): Image.new('L', size, 40*i + j).save(path/c/f'{j}.png')
+    return path
+
+def refused(capsys, *argv):
+    "The one sentence a refused call prints"
+    assert main([str(a) for a in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.startswith('finetune-course: ') and err.count('\n') == 1 and 'Traceback' not in err
+    return err
+
+# --- Pictures
+
+@pytest.mark.parametrize('mode, c', [('1', 1), ('L', 1), ('I;16', 1), ('P', 3), ('RGB', 3), ('RGBA', 3), ('LA', 3), ('CMYK', 3)])
+def test_every_mode_is_read(tmp_path, mode, c):
+    im = Image.fromarray(np.full((9, 7), 30000, np.uint16)) if mode == 'I;16' else Image.new(mode, (7, 9))
+    im.save(f := tmp_path/('x.tif' if mode == 'CMYK' else 'x.png'))
+    x = read_image(f, 16)
+    assert x.shape == (c, 16, 16) and x.dtype == torch.uint8
+    if mode == 'I;16': assert (x == round(30000/257)).all()
+
+def test_transparent_is_white(tmp_path):
+    Image.new('RGBA', (4, 4), (0, 0, 0, 0)).save(f := tmp_path/'x.png')
+    assert (read_image(f, 8) == 255).all()
+
+@pytest.mark.parametrize('size', [(1, 1), (10_000, 3), (3, 10_000)])
+def test_extreme_sizes(tmp_path, size):
+    Image.new('L', size, 7).save(f := tmp_path/'x.png')
+    assert (read_image(f, 16) == 7).all()
+
+def test_broken_files_are_named_and_counted_or_refused(tmp_path):
+    folder(tmp_path)
+    good = (tmp_path/'a'/'0.png').read_bytes()
+    (tmp_path/'a'/'cut.png').write_bytes(good[:len(good)//2])
+    (tmp_path/'a'/'empty.png').write_bytes(b'')
+    (tmp_path/'b'/'text.png').write_text('no picture')
+    ds = class_folders(tmp_path, 16)
+    assert len(ds) == 8 and len(ds.skipped) == 3 and any('text.png' in s for s in ds.skipped)
+    with pytest.raises(InputError, match='cut.png'): class_folders(tmp_path, 16, strict=True)
+
+# --- Folders
+
+def test_folders_that_cannot_serve(tmp_path, capsys):
+    (tmp_path/'empty').mkdir()
+    assert 'no images' in refused(capsys, 'run', '--data', tmp_path/'empty', '--out', tmp_path/'o')
+    assert 'single class' in refused(capsys, 'run', '--data', folder(tmp_path/'one', 'a'), '--out', tmp_path/'o')
+    folder(tmp_path/'few')
+    for f in list((tmp_path/'few'/'b').iterdir())[1:]: f.unlink()
+    assert "class 'b'" in refused(capsys, 'run', '--data', tmp_path/'few', '--out', tmp_path/'o')
+    assert 'nowhere' in refused(capsys, 'run', '--data', tmp_path/'nowhere', '--out', tmp_path/'o')
+    assert not list(tmp_path.glob('o'))
+
+def test_train_and_test_folders(tmp_path):
+    folder(tmp_path/'train'); folder(tmp_path/'test', 'ab', 2)
+    assert tuple(map(len, load(tmp_path, 16))) == (8, 4)
+    folder(tmp_path/'test'/'c', 'x')
+    with pytest.raises(InputError, match="'c'"): load(tmp_path, 16)
+
+def test_idx_gzipped_or_not_and_damaged(tmp_path):
+    x = np.arange(2*3*3, dtype=np.uint8)
+    raw = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + x.tobytes()
+    (tmp_path/'x').write_bytes(raw); (tmp_path/'x.gz').write_bytes(gzip.compress(raw))
+    assert (read_idx(tmp_path/'x') == x.reshape(2, 3, 3)).all() and (read_idx(tmp_path/'x.gz') == x.reshape(2, 3, 3)).all()
+    for name, b in {'cut': raw[:-1], 'cut.gz': gzip.compress(raw)[:-9], 'not': b'hello', 'nil': b''}.items():
+        (tmp_path/name).write_bytes(b)
+        with pytest.raises(InputError, match=name): read_idx(tmp_path/name)
+
+def test_split_is_stratified_seeded_and_disjoint():
+    from sklearn.model_selection import train_test_split
+    ds = mnist5k(8)
+    rest, part = split(ds, .2)
+    _, theirs = train_test_split(ds.y.numpy(), test_size=.2, stratify=ds.y.numpy(), random_state=0)
+    assert (part.y.bincount() == torch.from_numpy(np.bincount(theirs))).all() and len(rest) + len(part) == len(ds)
+    assert part.digest == split(ds, .2)[1].digest != split(ds, .2, seed=1)[1].digest
+
+# --- Weights
+
+class Evil:
+    def __reduce__(self): return os.mkdir, ('evil-was-here',)
+
+def test_a_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with open('w.pth', 'wb') as f: pickle.dump(Evil(), f)
+    torch.save({'w': Evil()}, 'v.pth')
+    for w in 'w.pth', 'v.pth': assert 'nothing in it was run' in refused(capsys, 'run', '--weights', w, '--out', 'o')
+    assert not os.path.exists('evil-was-here') and not list(tmp_path.glob('o'))
+
+def test_weights_of_another_net_and_of_another_hash(tmp_path):
+    save_file({'a': torch.zeros(3)}, tmp_path/'a.safetensors')
+    with pytest.raises(InputError, match='same --arch'): backbone('resnet18', tmp_path/'a.safetensors')
+    torch.save({'a': torch.zeros(3)}, tmp_path/'net-01234567.pth')
+    with pytest.raises(InputError, match='sha256'): read_weights(tmp_path/'net-01234567.pth')
+    with pytest.raises(InputError, match='does not exist'): read_weights(tmp_path/'none.pth')
+
+# --- Options
+
+@pytest.mark.parametrize('argv, word', [(('--prune', '1.5'), '1.5'), (('--prune', '-1'), '-1'), (('--size', '0'), '--size'), (('--epochs', '0'), '--epochs'),
+                                        (('--arch', 'nope'), 'nope'), (('--prune', 'nan'), 'nan')])
+def test_options_out_of_range(tmp_path, capsys, argv, word): assert word in refused(capsys, 'run', *argv, '--out', tmp_path/'o') and not list(tmp_path.iterdir())
+
+def test_words_argparse_refuses(capsys):
+    for argv in ['run', '--size', 'big'], ['fly'], ['run', '--device', 'abacus'], []:
+        with pytest.raises(SystemExit) as e: main(argv)
+        assert e.value.code == 2 and capsys.readouterr().err.count('\n') == 1

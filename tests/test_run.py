@@ -1,0 +1,117 @@
+"A whole tiny run, and what is done with it afterwards; oracles for the ruler and for int8."
+import json, math, shutil
+import numpy as np, onnx, onnxruntime, pytest, torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+from finetune_course import evaluate as ev, quantize as qu
+from finetune_course.cli import main
+from finetune_course.data import load
+from finetune_course.export import Reader, load_model
+from finetune_course.prune import n_channels, prune, zero_smallest
+from finetune_course.backbone import backbone, replace_head_
+from finetune_course.export import Spec, export_onnx, save_model
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    "A folder of class folders: a few real digits of each kind"
+    path, (train, _) = tmp_path_factory.mktemp('digits'), load('mnist5k', 28)
+    for c in range(3):
+        (path/str(c)).mkdir()
+        for i in np.flatnonzero(train.y.numpy() == c)[:24]: Image.fromarray(train.x[i, 0].numpy()).save(path/str(c)/f'{i}.png')
+    (path/'0'/'broken.png').write_text('')
+    return path
+
+@pytest.fixture(scope='module')
+def done(digits, tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs')/'r'
+    assert main(['run', '--data', str(digits), '--size', '32', '--epochs', '1', '--prune', '.5', '--out', str(out)]) == 0
+    return out
+
+def test_the_report_tells_what_the_files_say(done, digits):
+    rep = json.loads((done/'report.json').read_text())
+    assert {p.name for p in done.iterdir()} == {'report.json', 'report.html', 'model.safetensors', 'model.json', 'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'history.csv'}
+    assert rep['schema'] == 1 and [r['stage'] for r in rep['rows']] == ['fine-tuned', 'pruned', 'int8'] and len(rep['data']['skipped']) == 1
+    test = load(digits, 32)[1]
+    assert test.digest == rep['data']['test_digest']
+    for r in rep['rows']:
+        assert r['bytes'] == (done/r['file']).stat().st_size and r['image_size'] == 32 and r['latency_ms_b1'] > 0
+        right = (Reader(done/r['file']).logits(test.x).argmax(1) == test.y.numpy())
+        assert r['accuracy'] == right.mean() and r['n'] == len(right) and r['accuracy_low'] <= r['accuracy'] <= r['accuracy_high']
+
+def test_pruned_weights_load_and_agree_with_their_onnx(done, digits):
+    model, spec = load_model(done/'model')
+    x = load(digits, 32)[1].x
+    xb = ((x.float()/255 - torch.tensor(spec.mean).view(3, 1, 1))/torch.tensor(spec.std).view(3, 1, 1))
+    with torch.no_grad(): want = model(xb).numpy()
+    assert np.abs(Reader(done/'pruned.onnx').logits(x) - want).max() < 1e-3
+
+def test_onnx_is_what_was_promised(done):
+    m = onnx.load(done/'model.onnx')
+    i = m.graph.input[0]
+    assert i.name == 'images' and i.type.tensor_type.elem_type == onnx.TensorProto.UINT8 and i.type.tensor_type.shape.dim[0].dim_param
+    assert not any(n.op_type == 'BatchNormalization' for n in m.graph.node)
+    assert {p.key: p.value for p in m.metadata_props}['labels'] == '["0", "1", "2"]'
+    model = json.loads((done/'report.json').read_text())['rows'][0]
+    assert model['bytes'] <= 4.2*model['params']
+
+def test_a_run_is_never_lost(done, digits, capsys):
+    before = (done/'report.json').read_bytes()
+    assert main(['run', '--data', str(digits), '--out', str(done)]) == 2 and '--force' in capsys.readouterr().err
+    assert (done/'report.json').read_bytes() == before
+
+def test_evaluate_and_predict(done, digits, capsys, tmp_path):
+    assert main(['evaluate', str(done), '--json']) == 0
+    again, rep = json.loads(capsys.readouterr().out), json.loads((done/'report.json').read_text())
+    assert [r['accuracy'] for r in again['rows']] == [r['accuracy'] for r in rep['rows']]
+    pics = [str(next((digits/c).glob('[1-9]*.png'))) for c in '01']
+    assert main(['predict', str(done), *pics]) == 0
+    lines = [l.split('\t') for l in capsys.readouterr().out.splitlines()]
+    assert [l[0] for l in lines] == pics and all(l[1] in '012' and 0 <= float(l[2]) <= 1 for l in lines)
+    (tmp_path/'no.png').write_text('no')
+    assert main(['predict', str(done), pics[0], str(tmp_path/'no.png'), '--json']) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]['file'] == pics[0] and 'no.png' in err
+
+def test_damaged_runs_are_refused(done, digits, capsys, tmp_path):
+    copy = shutil.copytree(done, tmp_path/'c')
+    (copy/'model.json').write_text((copy/'model.json').read_text()[:50])
+    with pytest.raises(ValueError, match='model.json is damaged'): load_model(copy/'model')
+    (copy/'report.json').write_text('{')
+    assert main(['evaluate', str(copy)]) == 2 and 'damaged' in capsys.readouterr().err
+    assert main(['evaluate', str(tmp_path)]) == 2 and 'no finished run' in capsys.readouterr().err
+
+def test_interrupted_runs_say_so(digits, capsys, tmp_path, monkeypatch):
+    import finetune_course.pipeline as pl
+    def stop(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr(pl, 'build_files', stop)
+    assert main(['run', '--data', str(digits), '--size', '32', '--out', str(tmp_path/'r')]) == 130
+    assert 'deleted safely' in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ['r.partial']
+
+# --- Oracles
+
+@pytest.mark.parametrize('k, n', [(0, 10), (10, 10), (985, 1000), (1, 3)])
+def test_wilson(k, n):
+    from scipy.stats import binomtest
+    ci = binomtest(k, n).proportion_ci(method='wilson')
+    assert np.allclose(ev.wilson(k, n), (ci.low, ci.high), atol=1e-4)
+
+def test_confusion_is_sklearns():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 5, (2, 200))
+    assert (ev.confusion(y, p, 5) == confusion_matrix(y, p)).all()
+
+@pytest.mark.parametrize('bits', [8, 4, 2])
+def test_round_weight_is_torchs(bits):
+    w, q = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(0)), 2**(bits-1) - 1
+    scale = w.flatten(1).abs().amax(1)/q
+    want = torch.fake_quantize_per_channel_affine(w, scale, torch.zeros(6, dtype=torch.int32), 0, -q, q)
+    assert torch.allclose(qu.round_weight(w, bits), want, atol=1e-6)
+
+def test_zeroing_keeps_the_file_and_cutting_does_not(tmp_path):
+    spec = Spec('tf_efficientnet_lite0', list('0123456789'), 32)
+    net = replace_head_(backbone(), 10)
+    small, cut = prune(net, spec, .5, round_to=8)
+    whole, zeroed, pruned = (export_onnx(m, s, tmp_path/f'{i}.onnx').stat().st_size for i, (m, s) in
+                             enumerate([(net, spec), (zero_smallest(net, .5), spec), (small, cut)]))
+    assert abs(whole - zeroed) < 1000 and pruned < whole/2
+    assert .5 <= 1 - n_channels(small)/n_channels(net) < .55
