@@ -21,6 +21,7 @@ def main():
         with tempfile.TemporaryDirectory() as tmp:
             path, rep = run(Config(seed=seed, out=str((a.keep or Path(tmp))/f'seed{seed}')))
             rec = {k: rep[k] for k in ('seed', 'seconds', 'training_seconds', 'shipped', 'options', 'rows')}
+            del rec['options']['out']
             print(ledger_of(rep), f'{rep["seconds"]} s, of which {rep["training_seconds"]} training', sep='\n')
             if a.idx:
                 full = evaluate_run(path, str(a.idx))
