@@ -9,7 +9,7 @@ __all__ = ['stage_files', 'Config', 'OutFolder', 'choose', 'build_files', 'repor
            'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
-import copy, json, os, shutil, time
+import json, os, shutil, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -101,14 +101,14 @@ def build_files(
     t0 = time.perf_counter()
     tuned = fit_(learner(dls, model), cfg.epochs, seed=cfg.seed, show=show)
     t1 = time.perf_counter()
-    export_onnx(copy.deepcopy(model), spec, out/stage_files['fine-tuned'])
+    export_onnx(model, spec, out/stage_files['fine-tuned'])
     say(f'pruning {cfg.prune:.0%} of the channels and recovering')
     t2 = time.perf_counter()
     small, spec = prune(model, spec, cfg.prune)
     recovered = recover_(small, dls, 2*cfg.epochs, teacher=model, seed=cfg.seed, show=show)
     t3 = time.perf_counter()
     save_model(small, spec, out/'model')
-    export_onnx(copy.deepcopy(small), spec, out/stage_files['pruned'])
+    export_onnx(small, spec, out/stage_files['pruned'])
     say('quantizing to int8')
     quantize_onnx(out/stage_files['pruned'], out/stage_files['int8'], spec, train.take(range(0, len(train), max(1, len(train)//512))))
     hist = pd.concat({'fine-tuned': tuned, 'pruned': recovered}, names=['stage', 'epoch'])
