@@ -10,7 +10,7 @@ __all__ = ['wheels', 'torchvision_archs', 'Wheel', 'build', 'pixel_stats', 'sha2
            'layer_groups', 'n_features', 'replace_head_']
 
 # %% ../nbs/02_backbone.ipynb #8ba3a6bb
-import hashlib, re, urllib.request
+import contextlib, sys, hashlib, re, urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -113,7 +113,8 @@ def _from_hub(arch):
     import timm
     try:
         if arch in torchvision_archs:
-            return torch.hub.load_state_dict_from_url(_torch_cache(arch)[0], map_location='cpu', check_hash=True, weights_only=True, progress=False)
+            with contextlib.redirect_stdout(sys.stderr):   # torch announces a download on standard output, which belongs to results
+                return torch.hub.load_state_dict_from_url(_torch_cache(arch)[0], map_location='cpu', check_hash=True, weights_only=True, progress=False)
         urllib.request.urlopen('https://huggingface.co', timeout=5).close()  # one quick look: the hub's client retries for a minute
         return timm.create_model(arch, pretrained=True).state_dict()
     except Exception as e:  # urllib, requests, huggingface_hub and timm each raise their own
