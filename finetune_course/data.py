@@ -9,7 +9,7 @@ __all__ = ['InputError', 'Images', 'fit_square', 'mnist5k', 'digits8', 'read_idx
            'class_folders', 'split', 'load', 'TensorDL', 'ToRGB', 'Pose', 'augment', 'dataloaders']
 
 # %% ../nbs/01_data.ipynb #46b65758
-import gzip, hashlib, io, math, struct, zlib
+import gzip, hashlib, io, math, zlib
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,10 +113,11 @@ def _idx_file(path, stem): return next((p for p in (path/stem, path/f'{stem}.gz'
 def idx_folder(
     path: str | Path,  # folder with MNIST's four files
     px: int = 28,      # side in pixels
-) -> tuple[Images, Images]:  # training and test images
+    parts=('train', 'test'),
+) -> tuple[Images, ...]:     # one for each of `parts`
     "MNIST, or anything in its file format, from a local folder."
     path, out = Path(path), []
-    for stems in _idx.values():
+    for stems in map(_idx.get, parts):
         files = [_idx_file(path, s) for s in stems]
         if None in files: raise InputError(f'{path} lacks {stems[files.index(None)]}(.gz); put MNIST\'s four IDX files there.')
         x, y = map(read_idx, files)
@@ -148,13 +149,14 @@ def read_image(
         with Image.open(path) as im:
             im = ImageOps.exif_transpose(im)
             if im.mode[0] in 'IF':
-                a = np.asarray(im, dtype=np.float32)
-                im = Image.fromarray((a/257 if im.mode[:4] == 'I;16' or a.max() > 255 else a).clip(0, 255).round().astype(np.uint8))
+                a = np.array(im, dtype=np.float32)
+                a *= 1/257 if im.mode[:4] == 'I;16' or a.max() > 255 else 255 if im.mode == 'F' and a.max() <= 1 else 1
+                im = Image.fromarray(a.clip(0, 255).round().astype(np.uint8))
             if im.has_transparency_data:
                 im = im.convert('RGBA')
                 im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
             a = np.asarray(im.convert('L' if im.mode in ('L', '1') else 'RGB'))
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as e:
+    except Exception as e:   # a broken file makes Pillow's readers raise nearly anything
         raise InputError(f'{path} cannot be read as an image ({type(e).__name__}); replace or remove it.') from None
     x = torch.from_numpy(a.copy())
     return fit_square(x[None] if x.ndim == 2 else x.permute(2, 0, 1), px)
@@ -217,13 +219,16 @@ def load(
     if data in ('mnist5k', 'digits8'): return split((mnist5k if data == 'mnist5k' else digits8)(px), .2)
     path = Path(data)
     if not path.is_dir(): raise InputError(f'{data} is no folder and no data set known here; give mnist5k, mnist, digits8 or a folder.')
-    if any(path.glob('*-ubyte*')): return idx_folder(path, px)
-    if (path/'train').is_dir():
+    if any(path.glob('*-ubyte*')): sets = idx_folder(path, px)
+    elif (path/'train').is_dir():
         if not (path/'test').is_dir(): raise InputError(f'{path} has train/ but no test/; add test/ or give the folder of classes itself.')
         train = class_folders(path/'train', px, strict, least=2)
         sets = train, class_folders(path/'test', px, strict, vocab=train.vocab)
     else: sets = split(class_folders(path, px, strict, least=3), .2)
-    if len(sets[0].vocab) < 2: raise InputError(f'{path} has a single class, {sets[0].vocab[0]!r}; a classifier needs two or more folders.')
+    vocab, n, held = sets[0].vocab, *(s.y.bincount(minlength=len(sets[0].vocab)) for s in sets)
+    if (n > 0).sum() < 2: raise InputError(f'{path} has a single class, {vocab[n.argmax()]!r}; a classifier needs two or more.')
+    if (few := (n == 1) | (n < held.clamp(max=1))).any():
+        raise InputError(f'class {vocab[few.int().argmax()]!r} in {path} has {n[few][0]} training images, at least 2 are needed; add some or remove it.')
     return sets
 
 # %% ../nbs/01_data.ipynb #01269cb7

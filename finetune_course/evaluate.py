@@ -13,6 +13,7 @@ import gzip, math, os, platform, time
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ def environment() -> dict:
         cpu = names[0] if names else cpu
     pkgs = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
     return dict(cpu=cpu, cores=os.cpu_count(), os=platform.platform(), python=platform.python_version(),
-                versions={p: version(p) for p in pkgs}, date=date.today().isoformat())
+                versions={p: version(p) if find_spec(p.replace('-', '_')) else 'missing' for p in pkgs}, date=date.today().isoformat())
 
 # %% ../nbs/05_evaluate.ipynb #6014e039
 class Ledger(list):
@@ -223,5 +224,5 @@ class Ledger(list):
     def _repr_html_(self):
         from html import escape
         row = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
-        caption = f'<p>{escape(self[0].runtime)}; {escape(environment()["cpu"])}; medians, A B A B against the first row.</p>' if self else ''
+        caption = f'<p>{escape(self[0].runtime)}; medians; each "faster" is a ratio from an A B A B run of its own with the first row.</p>' if self else ''
         return f'<table><thead>{row(self._head, "th")}</thead><tbody>{"".join(row(c, "td") for c in self.cells())}</tbody></table>{caption}'

@@ -117,7 +117,7 @@ def load_model(
         drop_(model, spec.dropped)
         reshape_(model, spec.channels).load_state_dict(read_weights(weights))
     except InputError: raise
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError):
         raise InputError(f'{path} does not describe its weights; restore both files or run again.') from None
     return model.eval(), spec
 

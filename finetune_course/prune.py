@@ -147,6 +147,8 @@ def prune(
     small, spec = drop_blind(model, spec, ratio)
     width = 1 - (1-ratio)*n_channels(model)/n_channels(small)
     if width > 0: cut_channels_(small, spec.px, width, round_to)
+    if n_channels(small) > (1-ratio+.05)*n_channels(model):   # a layer that would lose all its channels keeps all
+        raise InputError(f'prune ratio {ratio} would leave layers of {spec.arch} without channels; give a smaller R.')
     small.zero_grad()
     return small, replace(spec, channels=channel_spec(small, spec))
 

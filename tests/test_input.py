@@ -59,7 +59,7 @@ def test_folders_that_cannot_serve(tmp_path, capsys):
     for f in list((tmp_path/'few'/'b').iterdir())[1:]: f.unlink()
     assert "class 'b'" in refused(capsys, 'run', '--data', tmp_path/'few', '--out', tmp_path/'o')
     assert 'nowhere' in refused(capsys, 'run', '--data', tmp_path/'nowhere', '--out', tmp_path/'o')
-    assert not list(tmp_path.glob('o'))
+    assert not list(tmp_path.glob('o*'))
 
 def test_train_and_test_folders(tmp_path):
     folder(tmp_path/'train'); folder(tmp_path/'test', 'ab', 2)
@@ -84,6 +84,20 @@ def test_split_is_stratified_seeded_and_disjoint():
     assert (part.y.bincount() == torch.from_numpy(np.bincount(theirs))).all() and len(rest) + len(part) == len(ds)
     assert part.digest == split(ds, .2)[1].digest != split(ds, .2, seed=1)[1].digest
 
+@pytest.mark.parametrize('train, test, word', [([0]*4, [0], 'single class'), ([0, 0, 1], [0, 1], "class '1'"), ([0, 0, 1, 1], [2], "class '2'")])
+def test_idx_files_with_too_few_of_a_class(tmp_path, train, test, word):
+    for part, y in ('train', train), ('t10k', test):
+        (tmp_path/f'{part}-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, len(y), *y]))
+        (tmp_path/f'{part}-images-idx3-ubyte').write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, len(y), 0, 0, 0, 2, 0, 0, 0, 2, *[9]*4*len(y)]))
+    with pytest.raises(InputError, match=word): load(tmp_path, 16)
+
+def test_an_output_folder_is_never_taken_from_its_owner(tmp_path, capsys, monkeypatch):
+    (tmp_path/'mine.partial').mkdir(); (tmp_path/'mine.partial'/'diary.txt').touch()
+    assert 'diary.txt' in refused(capsys, 'run', '--out', tmp_path/'mine', '--force')
+    assert 'text.png' in refused(capsys, 'run', '--out', (tmp_path/'text.png').write_text('x') and tmp_path/'text.png')
+    monkeypatch.chdir(tmp_path)
+    assert 'mine.partial' in refused(capsys, 'run', '--out', '.')
+
 # --- Weights
 
 class Evil:
@@ -94,7 +108,7 @@ def test_a_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
     with open('w.pth', 'wb') as f: pickle.dump(Evil(), f)
     torch.save({'w': Evil()}, 'v.pth')
     for w in 'w.pth', 'v.pth': assert 'nothing in it was run' in refused(capsys, 'run', '--weights', w, '--out', 'o')
-    assert not os.path.exists('evil-was-here') and not list(tmp_path.glob('o'))
+    assert not os.path.exists('evil-was-here') and not list(tmp_path.glob('o*'))
 
 def test_weights_of_another_net_and_of_another_hash(tmp_path):
     save_file({'a': torch.zeros(3)}, tmp_path/'a.safetensors')
@@ -106,7 +120,9 @@ def test_weights_of_another_net_and_of_another_hash(tmp_path):
 # --- Options
 
 @pytest.mark.parametrize('argv, word', [(('--prune', '1.5'), '1.5'), (('--prune', '-1'), '-1'), (('--size', '0'), '--size'), (('--epochs', '0'), '--epochs'),
-                                        (('--arch', 'nope'), 'nope'), (('--prune', 'nan'), 'nan')])
+                                        (('--arch', 'nope'), 'nope'), (('--prune', 'nan'), 'nan'), (('--seed', '-1'), '--seed'),
+                                        (('--arch', 'local-dir:x'), 'unknown'), (('--arch', 'vgg16', '--weights', 'random', '--size', '16'), '16×16'),
+                                        (('--arch', 'resnet18', '--weights', 'random', '--prune', '.99'), '0.99')])
 def test_options_out_of_range(tmp_path, capsys, argv, word): assert word in refused(capsys, 'run', *argv, '--out', tmp_path/'o') and not list(tmp_path.iterdir())
 
 def test_words_argparse_refuses(capsys):

@@ -1,7 +1,7 @@
 """README.md and the site, made from the notebooks, with Quarto where there is one and without it elsewhere.
 
-    python tools/site.py readme [--check]    write README.md (--check: fail when it is stale)
-    python tools/site.py docs                render the site into _docs, then check its links
+    python tools/site.py readme    write README.md
+    python tools/site.py docs      render the site into _docs, then check its links
 """
 import base64, re, shutil, sys
 from html import unescape
@@ -60,11 +60,9 @@ def readme():
     text = '\n\n'.join(p.strip('\n') for p in parts if p.strip()) + '\n'
     return {'README.md': re.sub(r'(\]\(|src="|href=")([^)"\s]+)', fix, text).encode(), **files}
 
-def write_readme(check=False):
+def write_readme():
     refresh_quarto_yml()
     new = readme()
-    old = {str(p.relative_to(root)): p.read_bytes() for p in [root/'README.md', *root.glob('README_files/*')] if p.exists()}
-    if check: return new == old or sys.exit('README.md is stale: make export')
     shutil.rmtree(root/'README_files', ignore_errors=True)
     for name, data in new.items():
         (root/name).parent.mkdir(exist_ok=True)
@@ -140,6 +138,5 @@ def render():
 if __name__ == '__main__':
     match sys.argv[1:]:
         case ['readme']: write_readme()
-        case ['readme', '--check']: write_readme(check=True)
         case ['docs']: render()
         case _: sys.exit(__doc__)
