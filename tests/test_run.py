@@ -72,6 +72,19 @@ def test_evaluate_and_predict(done, digits, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert json.loads(out)[0]['file'] == pics[0] and 'no.png' in err
 
+def test_evaluate_measures_the_test_part_of_other_data(done, digits, capsys, tmp_path):
+    shutil.copytree(digits, tmp_path/'plain'); shutil.copytree(digits, tmp_path/'parts'/'test')
+    (tmp_path/'idx').mkdir()                                       # no training files: they are not needed
+    x = np.zeros((5, 28, 28), np.uint8)
+    (tmp_path/'idx'/'t10k-images-idx3-ubyte').write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 28, 0, 0, 0, 28]) + x.tobytes())
+    (tmp_path/'idx'/'t10k-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 5, 0, 1, 2, 0, 1]))
+    for name, n in ('plain', 72), ('parts', 72), ('idx', 5):
+        assert main(['evaluate', str(done), '--data', str(tmp_path/name), '--json']) == 0
+        out, err = capsys.readouterr()
+        assert {r['n'] for r in json.loads(out)['rows']} == {n} and ('broken.png' in err) == (name != 'idx')
+    (tmp_path/'plain'/'9').mkdir(); shutil.copy(next((digits/'1').glob('*.png')), tmp_path/'plain'/'9')
+    assert main(['evaluate', str(done), '--data', str(tmp_path/'plain')]) == 2 and "'9'" in capsys.readouterr().err
+
 def test_damaged_runs_are_refused(done, digits, capsys, tmp_path):
     copy = shutil.copytree(done, tmp_path/'c')
     (copy/'model.json').write_text((copy/'model.json').read_text()[:50])
