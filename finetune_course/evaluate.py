@@ -207,13 +207,13 @@ def environment() -> dict:
 class Ledger(list):
     "Rows of the ledger, shown as a table in a notebook, in a terminal and in the report."
     _head = ['stage', 'file', 'KB', 'gzip KB', 'weights', 'accuracy [95 %]', 'n', 'px', 'ms, batch 1', 'ms, batch 64',
-             'lost/gained', 'smaller', 'faster, 1', 'faster, 64']
+             'lost/gained', 'p', 'smaller', 'faster, 1/64']
 
     def cells(self) -> list[list[str]]:
         "The table's text, a list a row"
         return [[r.stage, r.file, f'{r.bytes/1000:,.1f}', f'{r.gzip_bytes/1000:,.1f}', f'{r.params:,}', f'{r.accuracy:.4f} [{r.accuracy_low:.4f}, {r.accuracy_high:.4f}]',
                  f'{r.n:,}', str(r.image_size), f'{r.latency_ms_b1:.3f}', f'{r.latency_ms_b64:.2f}', '' if r.lost is None else f'{r.lost}/{r.gained}',
-                 f'{r.smaller:.1f}×', f'{r.faster_b1:.1f}×', f'{r.faster_b64:.1f}×'] for r in self]
+                 '' if r.p is None else f'{r.p:.3f}', f'{r.smaller:.1f}×', f'{r.faster_b1:.1f}×/{r.faster_b64:.1f}×'] for r in self]
 
     def __str__(self):
         table = [self._head, *self.cells()]
@@ -224,5 +224,5 @@ class Ledger(list):
     def _repr_html_(self):
         from html import escape
         row = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
-        caption = f'<p>{escape(self[0].runtime)}; medians; each "faster" is a ratio from an A B A B run of its own with the first row.</p>' if self else ''
+        caption = f'<p>{escape(self[0].runtime)}; medians; p: exact McNemar test against the first row; "faster": the ratio in an A B A B run with the first row, not the quotient of two columns.</p>' if self else ''
         return f'<table><thead>{row(self._head, "th")}</thead><tbody>{"".join(row(c, "td") for c in self.cells())}</tbody></table>{caption}'

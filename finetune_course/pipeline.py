@@ -191,8 +191,8 @@ def html_report(rep: dict, hist: pd.DataFrame, test: Images, reader: Reader) -> 
     about = f'{data["source"]}: {data["train"]:,} training, {data["valid"]:,} validation, {data["test"]:,} held-out images; seed {rep["seed"]}; {env["cpu"]}; {env["date"]}; ' \
         + ', '.join(f'{k} {v}' for k, v in env['versions'].items())
     return f'''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>finetune_course: report</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}}table{{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}}
-td,th{{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;color:#222}}table{{border-collapse:collapse;font-size:.8rem;display:block;overflow-x:auto}}
+td,th{{padding:.3rem .5rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
 <h1>A digit reader, measured</h1><p>Recommended: <b>{escape(rep["shipped"])}</b>, chosen on validation images; every row is measured from the file it names.</p>
 {ledger_of(rep)._repr_html_()}<h2>Training, and what is taken for what</h2>{_png(fig)}<h2>Mistakes it was surest of</h2>{_png(plot_worst(test, p))}
 <p><small>{escape(about)}</small></p></html>'''
