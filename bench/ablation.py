@@ -3,7 +3,7 @@
     python -m bench.ablation [--idx FOLDER]
 
 Five ways to train, three seeds each, on 4,000 digits (a tenth of them for validation). First each way climbs
-the same ladder of learning rates, on a seed of its own, until its validation accuracy falls, and keeps the best, so that
+the same ladder of learning rates, on a seed of its own, until two steps in a row bring nothing, and keeps the best, so that
 none is held back by another's rate. Held-out images take no part in that. Rows are added to the JSON file as they come; a run that is
 there already is skipped, so the command may be stopped and started again."""
 import argparse, json, time
@@ -75,12 +75,12 @@ def main():
     for way in ways:
         for lr in rates:
             run(way, 'pick the rate', lr, 100, {})
-            below = [r for r in picks(way) if r['lr'] <= lr]
-            if below[-1]['valid'] < max(r['valid'] for r in below): break
+            climbed = [r['valid'] for r in picks(way) if r['lr'] <= lr]
+            if max(climbed) > max(climbed[-2:]): break
+    best = {way: max(picks(way), key=lambda r: (r['valid'], -r['valid_loss']))['lr'] for way in ways}
+    rows[:] = [r for r in rows if r['stage'] != 'measure' or r['lr'] == best[r['way']]]
     for seed in args.seeds:
-        for way in ways:
-            tried = picks(way)
-            run(way, 'measure', max(tried, key=lambda r: (r['valid'], -r['valid_loss']))['lr'], seed, tests)
+        for way in ways: run(way, 'measure', best[way], seed, tests)
     print(f'{len(rows)} trainings in {args.out}')
 
 if __name__ == '__main__': main()
