@@ -43,7 +43,7 @@ def build(arch: str) -> nn.Module:  # random weights, ImageNet's 1,000 classes
     if arch in torchvision_archs: return torchvision.models.get_model(arch)
     try: return timm.create_model('' if set(arch) & set(':/') else arch)   # those would name a file or a hub's page
     except (RuntimeError, ValueError):
-        names = get_close_matches(arch, [*torchvision_archs, *timm.list_models()]) or ['tf_efficientnet_lite0', *torchvision_archs]
+        names = get_close_matches(arch, {*torchvision_archs, *timm.list_models()}) or ['tf_efficientnet_lite0', *torchvision_archs]
         raise InputError(f'unknown architecture {arch!r}; choose {", ".join(names)} or another of timm\'s names.') from None
 
 # %% ../nbs/02_backbone.ipynb #6ec1639d
