@@ -7,7 +7,7 @@ Docs: https://finetune-course.github.io/finetune_course/backbone.html.md"""
 # %% auto #0
 __all__ = ['wheels', 'torchvision_archs', 'Wheel', 'build', 'pixel_stats', 'sha256', 'check_sha256', 'read_weights', 'Source',
            'find_weights', 'load_weights_', 'backbone', 'predict_tensor', 'head_name', 'headless', 'body_units',
-           'layer_groups', 'n_features', 'replace_head_']
+           'layer_groups', 'n_in', 'n_features', 'replace_head_']
 
 # %% ../nbs/02_backbone.ipynb #8ba3a6bb
 import contextlib, sys, hashlib, re, urllib.request
@@ -198,11 +198,15 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return [[p for m in part for p in m.parameters()] for part in parts]
 
 # %% ../nbs/02_backbone.ipynb #ef7f1345
+def n_in(model: nn.Module) -> int:
+    "Channels of the images that a net reads"
+    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+
 @torch.no_grad()
 def n_features(model: nn.Module) -> int:
     "How many features the head of `model` reads, found by sending an empty image of 224 pixels through the body"
     was, dev = model.training, next(model.parameters()).device
-    with headless(model.eval()): out = model(torch.zeros(1, 3, 224, 224, device=dev))
+    with headless(model.eval()): out = model(torch.zeros(1, n_in(model), 224, 224, device=dev))
     model.train(was)
     return out.shape[-1]
 

@@ -279,12 +279,12 @@ def dataloaders(
     train: Images,
     valid: Images,
     bs: int = 64,
-    mean=(.5, .5, .5), std=(.5, .5, .5),  # what the backbone was trained with, on pixels scaled to 0…1
+    mean=(.5, .5, .5), std=(.5, .5, .5),  # of each channel the net reads, on pixels scaled to 0…1
     aug: list[Transform] | None = None,   # batch transforms for training; default `augment()`, `[]` for none
     device: str | torch.device = 'cpu',
-) -> DataLoaders:  # batches (bs×3×px×px float, bs)
+) -> DataLoaders:  # batches (bs×channels×px×px float, bs)
     "Training and validation batches, made on `device` from images that live there."
-    tfms = [IntToFloatTensor(), *(augment() if aug is None else aug), ToRGB(), Normalize.from_stats(mean, std, cuda=False)]
+    tfms = [IntToFloatTensor(), *(augment() if aug is None else aug), *([ToRGB()] if len(mean) == 3 else []), Normalize.from_stats(mean, std, cuda=False)]
     dls = [TensorDL(replace(ds, split_idx=i).to(device), bs if i == 0 else 4*bs, shuffle=i == 0,
                     drop_last=i == 0 and len(ds) >= bs, after_batch=tfms, device=device) for i, ds in enumerate((train, valid))]
     res = DataLoaders(*dls, device=device)

@@ -133,7 +133,7 @@ def latency(
     "The two files turn by turn, A B A B, in one runtime on one thread: drift of the machine meets both alike."
     readers, times = [Reader(a), Reader(b)], ([], [])
     rng = np.random.default_rng(0)
-    xs = [rng.integers(0, 256, (bs, 3, r.px, r.px), dtype=np.uint8) for r in readers]
+    xs = [rng.integers(0, 256, (bs, r.channels, r.px, r.px), dtype=np.uint8) for r in readers]
     for i in range(warmup + runs):
         for r, x, t in zip(readers, xs, times):
             start = time.perf_counter()

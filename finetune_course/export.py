@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/export.html.md"""
 
 # %% auto #0
 __all__ = ['Pixels', 'Spec', 'stock', 'drop_', 'channel_spec', 'reshape_', 'write_atomic', 'save_model', 'load_model', 'strip_',
-           'save_onnx', 'export_onnx', 'Reader']
+           'save_onnx', 'export_onnx', 'as_channels', 'Reader']
 
 # %% ../nbs/04_export.ipynb #17271d01
 import contextlib, copy, io, json, logging, os, warnings
@@ -20,11 +20,11 @@ from .backbone import build, check_sha256, read_weights, replace_head_, sha256
 
 # %% ../nbs/04_export.ipynb #f7ab472a
 class Pixels(nn.Module):
-    "A net that takes plain pixels: uint8 N×3×PX×PX in, logits N×classes out."
+    "A net that takes plain pixels: uint8 N×C×PX×PX in, logits N×classes out."
     def __init__(self, model: nn.Module, mean, std):
         super().__init__()
         self.model = model
-        mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        mean, std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
         self.register_buffer('scale', 1/(255*std))
         self.register_buffer('shift', mean/std)
     def forward(self, images: Tensor) -> Tensor: return self.model(images.float()*self.scale - self.shift)
@@ -36,7 +36,7 @@ class Spec:
     arch: str
     vocab: list[str]          # class names
     px: int                   # side of the images in pixels
-    mean: tuple = (.5, .5, .5)
+    mean: tuple = (.5, .5, .5)  # of each channel the net reads
     std: tuple = (.5, .5, .5)
     head: str = 'linear'      # kind of head, as `replace_head_` takes it
     dropped: list[str] = field(default_factory=list)          # modules replaced by `nn.Identity`
@@ -123,10 +123,12 @@ def load_model(
 
 # %% ../nbs/04_export.ipynb #0fb757e8
 def strip_(onnx_model):
-    "Take out what no runtime reads: doc strings, shapes of inner values, the exporter's notes; shorten inner names. In place."
+    "Take out what no runtime reads: doc strings, shapes of inner values, tensors without a reader, the exporter's notes; shorten inner names. In place."
     g = onnx_model.graph
     for o in (g, *g.node, *g.initializer, *g.input, *g.output): o.ClearField('doc_string'); o.ClearField('metadata_props')
     del g.value_info[:], onnx_model.metadata_props[:], onnx_model.functions[:]
+    used = {v for n in g.node for v in n.input}
+    for t in [t for t in g.initializer if t.name not in used]: g.initializer.remove(t)
     keep = {v.name for v in (*g.input, *g.output)} | {''}
     names = {}
     def short(n): return n if n in keep else names.setdefault(n, f'{len(names):x}')
@@ -151,10 +153,10 @@ def export_onnx(
     spec: Spec,
     path: str | Path,
 ) -> Path:
-    "One ONNX file (opset 20): input `images` uint8 N×3×PX×PX, output `logits`; N is free, BatchNorm is folded into the convolutions."
+    "One ONNX file (opset 20): input `images` uint8 N×C×PX×PX, output `logits`; N is free, BatchNorm is folded into the convolutions."
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     net = Pixels(model, spec.mean, spec.std).eval()
-    x = torch.zeros(2, 3, spec.px, spec.px, dtype=torch.uint8)
+    x = torch.zeros(2, len(spec.mean), spec.px, spec.px, dtype=torch.uint8)
     log = logging.getLogger('torch.onnx')
     level = log.level
     log.setLevel(logging.ERROR)
@@ -167,6 +169,14 @@ def export_onnx(
     return save_onnx(prog.model_proto, path, spec)
 
 # %% ../nbs/04_export.ipynb #e3a83d08
+def as_channels(
+    x: Tensor,  # N×1×… or N×3×…
+    c: int,     # 1 or 3
+) -> Tensor:    # N×c×…, contiguous
+    "Grey repeated three times, or colour made grey (ITU-R 601), where a net reads the other kind."
+    from torchvision.transforms.v2.functional import rgb_to_grayscale
+    return (rgb_to_grayscale(x) if c < x.shape[1] else x.expand(-1, c, -1, -1)).contiguous()
+
 class Reader:
     "An exported digit reader: ONNX Runtime, labels and image size from the file itself."
     def __init__(self,
@@ -181,6 +191,7 @@ class Reader:
             self.session = ort.InferenceSession(str(path), opts, providers=['CPUExecutionProvider'])
             meta = self.session.get_modelmeta().custom_metadata_map
             self.labels, self.px = json.loads(meta['labels']), int(meta['image_size'])
+            self.channels = self.session.get_inputs()[0].shape[1]
         except Exception as e:  # ONNX Runtime raises types of its own, none of them public
             raise InputError(f'{path} is no model of this course ({type(e).__name__}); export it again.') from None
 
@@ -190,8 +201,8 @@ class Reader:
     ) -> np.ndarray:    # float32, N×classes
         "What the net says for `x`, in batches of `bs`"
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or tuple(x.shape[2:]) != (self.px, self.px):
-            raise InputError(f'{self.path.name} reads uint8 images N×3×{self.px}×{self.px}, got {x.dtype} {tuple(x.shape)}; use `fit_square`.')
-        return np.concatenate([self.session.run(None, {'images': b.expand(-1, 3, -1, -1).contiguous().numpy()})[0] for b in x.cpu().split(bs)])
+            raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} {tuple(x.shape)}; use `fit_square`.')
+        return np.concatenate([self.session.run(None, {'images': as_channels(b, self.channels).numpy()})[0] for b in x.cpu().split(bs)])
 
     def predict(self, x: Tensor) -> list[tuple[str, float]]:  # label and probability, one an image
         "The label read in each image, and how sure the net is"

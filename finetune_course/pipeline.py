@@ -99,7 +99,7 @@ def starting_net(cfg: Config, vocab: list[str]) -> tuple[nn.Module, Spec]:
     model = replace_head_(backbone(cfg.arch, cfg.weights), len(vocab), cfg.head)
     spec = Spec(cfg.arch, vocab, cfg.size, *pixel_stats(cfg.arch), cfg.head)
     try:
-        with torch.no_grad(): model.eval()(torch.zeros(2, 3, cfg.size, cfg.size))
+        with torch.no_grad(): model.eval()(torch.zeros(2, len(spec.mean), cfg.size, cfg.size))
     except Exception:   # each net fails in its own way
         raise InputError(f'{cfg.arch} cannot read images of {cfg.size}×{cfg.size} pixels; choose another --size or --arch.') from None
     try: prune(model, spec, cfg.prune)

@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['zero_smallest', 'accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'sensitivity', 'map_sides',
-           'drop_blind', 'prune', 'Teach', 'recover_']
+           'drop_blind', 'grey_stem_', 'prune', 'Teach', 'Tutor', 'recover_']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
 import copy, math
@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import params
 from .data import InputError
-from .backbone import body_units, head_name, predict_tensor, replace_head_
+from .backbone import body_units, head_name, n_in, predict_tensor, replace_head_
 from .finetune import fit_, learner
 from .export import Spec, channel_spec, drop_
 
@@ -59,7 +59,7 @@ def cut_channels_(
     import torch_pruning as tp
     was, head = model.training, getattr(model, head_name(model))
     last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
-    x = torch.zeros(1, 3, px, px, device=next(model.parameters()).device)
+    x = torch.zeros(1, n_in(model), px, px, device=next(model.parameters()).device)
     pruner = tp.pruner.BasePruner(
         model.eval(), x, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0. if only else ratio,
         pruning_ratio_dict={m: ratio for m in only or []}, round_to=round_to, ignored_layers=[last])
@@ -111,7 +111,7 @@ def map_sides(model: nn.Module, px: int) -> dict[str, int]:  # a body unit's nam
     def note(m, i, o): sides[names[id(m)]] = o.shape[-1]
     hooks = [u.register_forward_hook(note) for u in body_units(model)]
     was, dev = model.training, next(model.parameters()).device
-    model.eval()(torch.zeros(1, 3, px, px, device=dev))
+    model.eval()(torch.zeros(1, n_in(model), px, px, device=dev))
     for h in hooks: h.remove()
     model.train(was)
     return sides
@@ -134,6 +134,15 @@ def drop_blind(
     if n_channels(small) == whole: return copy.deepcopy(model), spec
     replace_head_(small, len(spec.vocab), spec.head)
     return small, replace(spec, dropped=[*spec.dropped, *names], channels={})
+
+# %% ../nbs/06_prune.ipynb #68a4dd68
+def grey_stem_(model: nn.Module, spec: Spec) -> Spec:
+    "Let the net read one grey channel instead of three equal ones, in place; exact where the colours share mean and std."
+    conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    mean, std = torch.tensor(spec.mean).mean(), torch.tensor(spec.std).mean()
+    gain = (std/torch.tensor(spec.std)).view(1, -1, 1, 1).to(conv.weight)
+    conv.weight, conv.in_channels = nn.Parameter((conv.weight*gain).sum(1, keepdim=True).detach()), 1
+    return replace(spec, mean=(mean.item(),), std=(std.item(),), channels=channel_spec(model, spec))
 
 # %% ../nbs/06_prune.ipynb #97563add
 def prune(
@@ -162,6 +171,19 @@ class Teach(Callback):
         with torch.no_grad(): goal = (self.teacher(self.xb[0])/self.t).softmax(1)
         loss = F.kl_div((self.pred/self.t).log_softmax(1), goal, reduction='batchmean') * self.t**2
         self.learn.loss_grad, self.learn.loss = loss, loss.clone()
+
+# %% ../nbs/06_prune.ipynb #5ae80a11
+class Tutor(nn.Module):
+    "A teacher for pupils of another input: reads a pupil's normalised batch, at the teacher's own size, channels and normalisation."
+    def __init__(self, teacher: nn.Module, spec: Spec, pupil: Spec):
+        super().__init__()
+        self.teacher, self.px, self.same = teacher, spec.px, (spec.px, spec.mean, spec.std) == (pupil.px, pupil.mean, pupil.std)
+        for name, v in dict(m=spec.mean, s=spec.std, pm=pupil.mean, ps=pupil.std).items():
+            self.register_buffer(name, torch.tensor(v).view(-1, 1, 1), persistent=False)
+    def forward(self, x: Tensor) -> Tensor:
+        if self.same: return self.teacher(x)
+        x = F.interpolate(x*self.ps + self.pm, size=self.px, mode='bilinear', antialias=True)
+        return self.teacher(((x-self.m)/self.s).contiguous(memory_format=torch.channels_last))
 
 # %% ../nbs/06_prune.ipynb #5661cb6c
 def recover_(

@@ -6,17 +6,17 @@ Docs: https://finetune-course.github.io/finetune_course/quantize.html.md"""
 
 # %% auto #0
 __all__ = ['qparams', 'quantize_tensor', 'dequantize_tensor', 'round_weight', 'round_weights', 'quantization_aware',
-           'quantize_onnx']
+           'pixel_chain', 'fold_pixels_', 'drop_zeros_', 'quantize_onnx']
 
 # %% ../nbs/07_quantize.ipynb #7bde164d
 import copy, logging
 from pathlib import Path
 
-import torch
+import numpy as np, torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from .data import Images, InputError
-from .export import Spec, save_onnx
+from .export import Spec, as_channels, save_onnx
 
 # %% ../nbs/07_quantize.ipynb #600cefd4
 def qparams(
@@ -77,6 +77,35 @@ class quantization_aware:
         for m in self.layers: parametrize.remove_parametrizations(m, 'weight', leave_parametrized=True)
 
 # %% ../nbs/07_quantize.ipynb #363be4e4
+def pixel_chain(onnx_model) -> list:  # its nodes
+    "What a file of `export_onnx` does to pixels before the net: Cast, Mul, Sub."
+    chain, at = [], 'images'
+    while (n := next(n for n in onnx_model.graph.node if at in n.input)).op_type in ('Cast', 'Mul', 'Sub'):
+        chain, at = [*chain, n], n.output[0]
+    return chain
+
+def fold_pixels_(onnx_model):
+    "Pixels are 8-bit integers already: where all channels share scale and shift, read them as such. In place."
+    from onnx import numpy_helper
+    g, chain = onnx_model.graph, pixel_chain(onnx_model)
+    arrays = {t.name: numpy_helper.to_array(t) for t in g.initializer}
+    scale, shift = (next(arrays[v] for n in chain if n.op_type == op for v in n.input if v in arrays) for op in ('Mul', 'Sub'))
+    if np.ptp(scale) or np.ptp(shift): return
+    zero = np.round(shift/scale).clip(0, 255).astype(np.uint8)   # off by half a grey value of 256 at most
+    g.initializer.extend([numpy_helper.from_array(scale.flat[0], 'pixel_scale'), numpy_helper.from_array(zero.flat[0], 'pixel_zero')])
+    q = next(n for n in g.node if n.op_type == 'QuantizeLinear' and n.input[0] == chain[-1].output[0])
+    for n in g.node:
+        if n.input[0] == q.output[0]: n.input[:] = ['images', 'pixel_scale', 'pixel_zero']
+    for n in (*chain, q): g.node.remove(n)
+
+def drop_zeros_(onnx_model):
+    "Weights are centred: their zero points are 0, which is what the standard takes where none is given. In place."
+    from onnx import numpy_helper
+    g = onnx_model.graph
+    arrays = {t.name: numpy_helper.to_array(t) for t in g.initializer}
+    for n in g.node:
+        if n.op_type == 'DequantizeLinear' and n.input[0] in arrays and not arrays[n.input[2]].any(): n.input.pop()
+
 def quantize_onnx(
     src: str | Path,            # fp32 ONNX file of `export_onnx`
     dst: str | Path,
@@ -93,17 +122,22 @@ def quantize_onnx(
         def __init__(self): self.it = iter(calib.x.cpu().split(64))
         def get_next(self):
             x = next(self.it, None)
-            return None if x is None else {'images': x.expand(-1, 3, -1, -1).contiguous().numpy()}
+            return None if x is None else {'images': as_channels(x, len(spec.mean)).numpy()}
     model, tmp = onnx.load(src), Path(f'{dst}.raw')
     for i, n in enumerate(model.graph.node): n.name = f'n{i}'   # the quantizer tells nodes apart by name
+    pixels = [n.name for n in pixel_chain(model)]
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)   # "consider pre-processing": shapes and folding are in the file already
     try:
         acts = QuantType.QInt8 if signed_activations else QuantType.QUInt8
         quantize_static(model, str(tmp), Batches(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
-                        weight_type=QuantType.QInt8, activation_type=acts)
-        return save_onnx(onnx.load(tmp), dst, spec)
+                        weight_type=QuantType.QInt8, activation_type=acts, nodes_to_exclude=pixels,
+                        extra_options={'QuantizeBias': False})   # the runtime does it on loading; as integers they take 12 bytes more a channel
+        model = onnx.load(tmp)
+        drop_zeros_(model)
+        if not signed_activations: fold_pixels_(model)
+        return save_onnx(model, dst, spec)
     finally:
         log.setLevel(level)
         tmp.unlink(missing_ok=True)
