@@ -24,6 +24,7 @@ def _run(a):
     _tell_skipped(rep)
     print(ledger_of(rep))
     print(f'shipped: {rep["shipped"]}; all files in {path}')
+    for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
 
 def _evaluate(a):
     import json
@@ -95,6 +96,12 @@ def _doctor(a):
     print(f'lab         {"here" if find_spec("jupyterlab") else "missing; pip install jupyterlab"}')
 
 # %% ../nbs/10_cli.ipynb #d78efa45
+def _bytes(text):
+    "130k → 130000"
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in ('k', 'm') else (text, '')
+    try: return round(float(number)*{'k': 1000, 'm': 1000000, '': 1}[unit])
+    except (ValueError, OverflowError): raise argparse.ArgumentTypeError(f'{text!r} is no size in bytes; give 130000, 130k or 0.13M') from None
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f'finetune-course: {message}; see {self.prog} --help.\n')
 
@@ -111,9 +118,14 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument('--arch', metavar='NAME', help='tf_efficientnet_lite0 (default), mobilenet_v2, resnet18, vgg16, or any timm name')
     r.add_argument('--weights', metavar='FILE', help='pretrained weights, .safetensors or .pth; "random" for none')
     r.add_argument('--head', choices=['linear', 'mlp'], help='one linear layer (default), or dense 1024')
-    r.add_argument('--size', type=int, metavar='PX', help='image side in pixels (default 48)')
-    r.add_argument('--epochs', type=int, metavar='N', help='epochs of fine-tuning (default 8); recovery takes twice as many')
-    r.add_argument('--prune', type=float, metavar='R', help='share of channels cut, 0 ≤ R < 1 (default 0.78)')
+    r.add_argument('--size', type=int, metavar='PX', help='image side that the whole net is fine-tuned on (default 48)')
+    r.add_argument('--small-size', type=int, metavar='PX', help='image side of the pruned net (default: 7/12 of --size)')
+    r.add_argument('--epochs', type=int, metavar='N', help='epochs of fine-tuning (default 8)')
+    r.add_argument('--patience', type=int, metavar='N', help='recovery takes N times as many epochs (default 5; 12 with a target)')
+    r.add_argument('--prune', type=float, metavar='R', help='share of channels cut, 0 ≤ R < 1 (default 0.86; more where a target needs it)')
+    r.add_argument('--target-bytes', type=_bytes, metavar='B', help='largest file to ship: 130000, 130k or 0.13M')
+    r.add_argument('--target-latency', type=float, metavar='MS', help='longest time for one image on one thread of this machine')
+    r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
     r.add_argument('--seed', type=int, metavar='N', help='default 0')
     r.add_argument('--device', choices=['auto', 'cpu', 'cuda', 'mps'], help='default auto')
     r.add_argument('--out', metavar='DIR', help='default: a new runs/<time>')

@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['wilson', 'mcnemar', 'paired_difference', 'confusion', 'plot_confusion', 'plot_worst', 'calibration', 'count_weights',
-           'latency', 'Row', 'measure', 'environment', 'Ledger']
+           'latency', 'Row', 'measure', 'per_class', 'losers', 'environment', 'Ledger']
 
 # %% ../nbs/05_evaluate.ipynb #e630ed79
 import gzip, math, os, platform, time
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
+import numpy as np, pandas as pd
 from .data import Images, InputError
 from .export import Reader
 
@@ -163,6 +163,7 @@ class Row:
     gained: int | None = None    # … and right
     difference_low: float | None = None  # lower 95 % bound of the paired difference of accuracy
     p: float | None = None       # McNemar's
+    ece: float | None = None     # expected calibration error
     smaller: float = 1.     # first row's bytes over this row's
     faster_b1: float = 1.   # first row's latency over this row's, both from the same A B A B
     faster_b64: float = 1.
@@ -170,27 +171,52 @@ class Row:
 # %% ../nbs/05_evaluate.ipynb #6027e61b
 def measure(
     files: dict[str, str | Path],  # stage → ONNX file; the first is what the others are compared with
-    ds: Images,                    # images nothing was chosen on
+    *sets: Images,                 # images nothing was chosen on; the same once more for each further size that a file reads
     speed: bool = True,            # time them too
 ) -> list[Row]:
     "The one ruler: accuracy, size and speed of every file, each from the file itself."
     import onnxruntime as ort
-    if not files or not len(ds): raise InputError('nothing to measure; give at least one file and one image.')
+    from scipy.special import softmax
+    if not files or not sets or not len(sets[0]): raise InputError('nothing to measure; give at least one file and one image.')
     rows, right0, first = [], None, str(next(iter(files.values())))
-    y = ds.y.cpu().numpy()
+    y = sets[0].y.cpu().numpy()
     for stage, path in files.items():
-        right, px = Reader(path, threads=0).logits(ds.x).argmax(1) == y, ds.px   # no session stays alive to disturb the clock
+        px = (reader := Reader(path, threads=0)).px
+        out = reader.logits(next((s for s in sets if s.px == px), sets[0]).x)
+        right, ece = out.argmax(1) == y, calibration(softmax(out, 1), y)[0]
+        del reader   # no session stays alive to disturb the clock
         right0 = right if right0 is None else right0
         lost, gained, blob = int((right0 & ~right).sum()), int((right & ~right0).sum()), Path(path).read_bytes()
         (a1, b1), (a64, b64) = ((latency(first, path, 1), latency(first, path, 64, 15, 3)) if speed else ((math.nan,)*2,)*2)
         row = Row(stage, Path(path).name, len(blob), len(gzip.compress(blob, mtime=0)), *count_weights(path), float(right.mean()),
-                  *wilson(int(right.sum()), len(y)), len(y), px, b1, b64, f'onnxruntime {ort.__version__}, 1 thread')
+                  *wilson(int(right.sum()), len(y)), len(y), px, b1, b64, f'onnxruntime {ort.__version__}, 1 thread', ece=ece)
         if rows:
             row.lost, row.gained, row.p = lost, gained, mcnemar(lost, gained)
             row.difference_low = paired_difference(lost, gained, len(y))[1]
             row.smaller, row.faster_b1, row.faster_b64 = rows[0].bytes/row.bytes, a1/b1, a64/b64
         rows.append(row)
     return rows
+
+# %% ../nbs/05_evaluate.ipynb #418980ba
+def per_class(
+    a: str | Path, b: str | Path,  # two ONNX files
+    *sets: Images,                 # the same images in each size that a file reads
+) -> pd.DataFrame:                 # a row a class: n, errors of a and of b, lost, gained, p (times the classes, at most 1)
+    "Which classes pay for the step from file `a` to file `b`?"
+    y, vocab, right = sets[0].y.numpy(), sets[0].vocab, []
+    for r in (Reader(a, 0), Reader(b, 0)):
+        right.append(r.logits(next((s for s in sets if s.px == r.px), sets[0]).x).argmax(1) == y)
+    rows = []
+    for c in range(len(vocab)):
+        ra, rb = (r[y == c] for r in right)
+        lost, gained = int((ra & ~rb).sum()), int((rb & ~ra).sum())
+        rows.append((len(ra), int((~ra).sum()), int((~rb).sum()), lost, gained, min(1., mcnemar(lost, gained)*len(vocab))))
+    return pd.DataFrame(rows, index=pd.Index(vocab, name='class'), columns=['n', 'errors before', 'errors after', 'lost', 'gained', 'p'])
+
+def losers(table: pd.DataFrame) -> list[str]:
+    "A sentence for each class of `per_class` that lost significantly"
+    bad = table[(table.p < .05) & (table.lost > table.gained)]
+    return [f'class {c} pays: {r["errors before"]:.0f} of its {r.n:.0f} images were read wrong before, {r["errors after"]:.0f} now (p {r.p:.3f}, all classes counted).' for c, r in bad.iterrows()]
 
 # %% ../nbs/05_evaluate.ipynb #9213129f
 def environment() -> dict:

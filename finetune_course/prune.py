@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['zero_smallest', 'accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'sensitivity', 'map_sides',
-           'drop_blind', 'grey_stem_', 'prune', 'Teach', 'Tutor', 'recover_']
+           'drop_blind', 'grey_stem_', 'prune', 'gentlest_cut', 'Teach', 'Tutor', 'recover_']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
 import copy, math
@@ -160,6 +160,24 @@ def prune(
         raise InputError(f'prune ratio {ratio} would leave layers of {spec.arch} without channels; give a smaller R.')
     small.zero_grad()
     return small, replace(spec, channels=channel_spec(small, spec))
+
+# %% ../nbs/06_prune.ipynb #c290ec90
+def gentlest_cut(
+    model: nn.Module, spec: Spec,
+    fits,             # (pruned model, its spec) → whether it is small or fast enough
+    top: float = .97,
+) -> float:           # the `ratio` for `prune`, in hundredths
+    "The smallest share of channels whose loss makes the net fit; raises `InputError` where none does."
+    def ok(r):
+        try: return fits(*prune(model, spec, r/100))
+        except InputError: return False
+    lo, hi = 0, round(100*top)
+    while hi > 0 and not ok(hi) and hi > 80: hi -= 1   # the last hundredths may leave a layer without channels
+    if not ok(hi): raise InputError(f'{spec.arch} at {spec.px} pixels cannot be cut so far; give a larger target or a smaller --small-size.')
+    while lo < hi:
+        mid = (lo+hi)//2
+        lo, hi = (lo, mid) if ok(mid) else (mid+1, hi)
+    return hi/100
 
 # %% ../nbs/06_prune.ipynb #e62a0dfe
 class Teach(Callback):
