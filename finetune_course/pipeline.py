@@ -20,9 +20,9 @@ from fastai.torch_core import set_seed
 from .data import Images, InputError, class_folders, dataloaders, idx_folder, load, split
 from .backbone import backbone, build, pixel_stats, replace_head_
 from .finetune import fit_, learner, pick_device
-from .export import Reader, Spec, channel_spec, export_onnx, save_model, write_atomic
+from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, confusion, environment, latency, losers, measure, paired_difference, per_class, plot_confusion, plot_worst
-from .prune import Tutor, cut_channels_, gentlest_cut, grey_stem_, n_channels, prune, recover_
+from .prune import Tutor, gentlest_cut, grey_stem_, n_channels, prune, prune_recover
 from .quantize import quantize_onnx
 
 # %% ../nbs/09_pipeline.ipynb #981c2d3f
@@ -180,19 +180,18 @@ def shrink(
     "Cut, recover; with `max_drop` again and again, as long as the loss on validation images is surely smaller."
     ratio, valids, hist, best = find_ratio(cfg, whole, spec, sets[spec.px][0], out), [s[1] for s in sets.values()], [], None
     say(f'pruning {ratio:.0%} of the channels and recovering on images of {spec.px}×{spec.px} pixels')
-    small, spec = prune(whole, spec, ratio)
     while True:
-        hist.append(recover_(small, dls, cfg.recovery, teacher=teacher, seed=cfg.seed, show=show))
+        small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, teacher=teacher,
+                                       round_to=4 if best else 8, seed=cfg.seed, show=show)
+        hist.append(h)
+        if best and n_channels(small) > .95*n_channels(best[0]): break   # nothing left to cut
         if cfg.max_drop is None: return small, spec, hist[0]
         write_small(small, spec, sets[spec.px][0], out)
         row = measure({s: out/stage_files[s] for s in ('fine-tuned', 'int8')}, *valids, speed=False)[1]
         if row.difference_low <= -cfg.max_drop: break
         say(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images; cutting on')
-        best = copy.deepcopy(small), spec, row.bytes
-        cut_channels_(small, spec.px, .25, round_to=4)
-        if n_channels(small) > .95*n_channels(best[0]): break
-        spec = replace(spec, channels=channel_spec(small, spec))
-    return *(best[:2] if best else (small, spec)), pd.concat(hist, ignore_index=True).rename_axis('epoch')
+        best = small, spec
+    return *(best or (small, spec)), pd.concat(hist, ignore_index=True).rename_axis('epoch')
 
 # %% ../nbs/09_pipeline.ipynb #1ad1d350
 def build_files(

@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['zero_smallest', 'accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'sensitivity', 'map_sides',
-           'drop_blind', 'grey_stem_', 'prune', 'gentlest_cut', 'Teach', 'Tutor', 'recover_']
+           'drop_blind', 'grey_stem_', 'prune', 'gentlest_cut', 'Teach', 'Tutor', 'recover_', 'prune_recover']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
 import copy, math
@@ -216,3 +216,23 @@ def recover_(
     "Fine-tune a cut model again, in place, with a new `Learner`: the old one's optimizer still holds the cut weights."
     learn = learner(dls, model, splitter=params, cbs=[Teach(teacher)] if teacher else [])
     return fit_(learn, epochs, lr, seed=seed, **kwargs)
+
+# %% ../nbs/06_prune.ipynb #7b0fb739
+def prune_recover(
+    model: nn.Module, spec: Spec,
+    dls: DataLoaders,
+    ratio: float,     # share of all channels to cut in the end
+    epochs: int,      # in all
+    cuts: int = 1,    # 1: one-shot; more: iterative
+    teacher: nn.Module | None = None,
+    round_to: int = 8,
+    **kwargs,         # to `recover_`
+) -> tuple[nn.Module, Spec, pd.DataFrame]:  # a smaller copy, its spec, the history
+    "Cut, recover, cut again: `cuts` times, each time leaving the same share (Han et al., arXiv 1506.02626)."
+    if not 1 <= cuts <= epochs: raise InputError(f'{cuts} cuts do not fit {epochs} epochs; give at least one epoch a cut.')
+    hist, whole = [], n_channels(model)
+    for i in range(1, cuts+1):
+        goal = (1-ratio)**(i/cuts) * whole
+        model, spec = prune(model, spec, max(0., 1 - goal/n_channels(model)), round_to)
+        hist.append(recover_(model, dls, epochs*i//cuts - epochs*(i-1)//cuts, teacher=teacher, **kwargs))
+    return model, spec, pd.concat(hist, ignore_index=True).rename_axis('epoch')

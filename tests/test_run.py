@@ -31,17 +31,19 @@ def test_the_report_tells_what_the_files_say(done, digits):
     rep = json.loads((done/'report.json').read_text())
     assert {p.name for p in done.iterdir()} == {'report.json', 'report.html', 'model.safetensors', 'model.json', 'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'history.csv'}
     assert rep['schema'] == 1 and [r['stage'] for r in rep['rows']] == ['fine-tuned', 'pruned', 'int8'] and len(rep['data']['skipped']) == 1
-    test = load(digits, 32)[1]
-    assert test.digest == rep['data']['test_digest']
+    tests = {px: load(digits, px)[1] for px in (32, 20)}           # 20: seven twelfths of 32, in steps of four
+    assert tests[32].digest == rep['data']['test_digest'] and [r['image_size'] for r in rep['rows']] == [32, 20, 20]
     for r in rep['rows']:
-        assert r['bytes'] == (done/r['file']).stat().st_size and r['image_size'] == 32 and r['latency_ms_b1'] > 0
+        test = tests[r['image_size']]
+        assert r['bytes'] == (done/r['file']).stat().st_size and r['latency_ms_b1'] > 0
         right = (Reader(done/r['file']).logits(test.x).argmax(1) == test.y.numpy())
         assert r['accuracy'] == right.mean() and r['n'] == len(right) and r['accuracy_low'] <= r['accuracy'] <= r['accuracy_high']
 
 def test_pruned_weights_load_and_agree_with_their_onnx(done, digits):
     model, spec = load_model(done/'model')
-    x = load(digits, 32)[1].x
-    xb = ((x.float()/255 - torch.tensor(spec.mean).view(3, 1, 1))/torch.tensor(spec.std).view(3, 1, 1))
+    assert (spec.px, len(spec.mean)) == (20, 1)                    # grey images: the pruned net reads one channel
+    x = load(digits, 20)[1].x
+    xb = (x.float()/255 - spec.mean[0])/spec.std[0]
     with torch.no_grad(): want = model(xb).numpy()
     assert np.abs(Reader(done/'pruned.onnx').logits(x) - want).max() < 1e-3
 
@@ -92,6 +94,37 @@ def test_damaged_runs_are_refused(done, digits, capsys, tmp_path):
     (copy/'report.json').write_text('{')
     assert main(['evaluate', str(copy)]) == 2 and 'damaged' in capsys.readouterr().err
     assert main(['evaluate', str(tmp_path)]) == 2 and 'no finished run' in capsys.readouterr().err
+
+def test_a_target_is_met(digits, capsys, tmp_path):
+    args = ['run', '--data', str(digits), '--size', '32', '--epochs', '1', '--patience', '1', '--out']
+    assert main([*args, str(tmp_path/'a'), '--target-bytes', '40k']) == 0
+    rep = json.loads((tmp_path/'a'/'report.json').read_text())
+    assert next(r['bytes'] for r in rep['rows'] if r['stage'] == rep['shipped']) <= 40_000
+    assert main([*args, str(tmp_path/'b'), '--target-bytes', '1k']) == 2 and 'larger target' in capsys.readouterr().err
+    assert main([*args, str(tmp_path/'b'), '--max-drop', '.01']) == 2 and 'cannot be shown' in capsys.readouterr().err
+    assert main([*args, str(tmp_path/'c'), '--max-drop', '.99', '--prune', '.9']) == 0   # everything may be lost: cut until nothing is left to cut
+    cut = json.loads((tmp_path/'c'/'report.json').read_text())['rows']
+    assert cut[1]['params'] < .5*n_weights(tmp_path, digits) and [p.name for p in tmp_path.iterdir() if p.suffix] == []
+
+def n_weights(tmp_path, digits):
+    "Weights of the net that `--prune .9` alone leaves"
+    assert main(['run', '--data', str(digits), '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.9', '--out', str(tmp_path/'d')]) == 0
+    return json.loads((tmp_path/'d'/'report.json').read_text())['rows'][1]['params']
+
+def test_a_class_that_pays_is_named():
+    import pandas as pd
+    table = pd.DataFrame({'n': [100, 100], 'errors before': [1, 1], 'errors after': [21, 2], 'lost': [20, 1], 'gained': [0, 0], 'p': [4e-6, 1.]}, index=['a', 'b'])
+    assert [s[:12] for s in ev.losers(table)] == ['class a pays']
+
+def test_pixels_folded_into_int8_change_no_answer(tmp_path):
+    test, spec = load('mnist5k', 28)[1], Spec('tf_efficientnet_lite0', list('0123456789'), 28)
+    net = prune(replace_head_(backbone(), 10), spec, .86)[0]
+    whole = export_onnx(net, spec, tmp_path/'a.onnx')
+    small = qu.quantize_onnx(whole, tmp_path/'b.onnx', spec, test.take(range(64)))
+    ops = [n.op_type for n in onnx.load(small).graph.node]
+    assert 'Cast' not in ops and 'Mul' not in ops and not any(t.data_type == onnx.TensorProto.INT32 for t in onnx.load(small).graph.initializer)
+    a, b = (Reader(f).logits(test.x[:200]) for f in (whole, small))
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > .98
 
 def test_interrupted_runs_say_so(digits, capsys, tmp_path, monkeypatch):
     import finetune_course.pipeline as pl
