@@ -181,8 +181,11 @@ def shrink(
     ratio, valids, hist, best = find_ratio(cfg, whole, spec, sets[spec.px][0], out), [s[1] for s in sets.values()], [], None
     say(f'pruning {ratio:.0%} of the channels and recovering on images of {spec.px}×{spec.px} pixels')
     while True:
-        small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, teacher=teacher,
-                                       round_to=4 if best else 8, seed=cfg.seed, show=show)
+        try: small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, teacher=teacher,
+                                            round_to=4 if best else 8, seed=cfg.seed, show=show)
+        except InputError:
+            if best: break   # nothing left to cut
+            raise
         hist.append(h)
         if best and n_channels(small) > .95*n_channels(best[0]): break   # nothing left to cut
         if cfg.max_drop is None: return small, spec, hist[0]

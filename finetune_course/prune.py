@@ -168,11 +168,12 @@ def gentlest_cut(
     top: float = .97,
 ) -> float:           # the `ratio` for `prune`, in hundredths
     "The smallest share of channels whose loss makes the net fit; raises `InputError` where none does."
-    def ok(r):
-        try: return fits(*prune(model, spec, r/100))
+    def ok(r): return fits(*prune(model, spec, r/100))
+    def cuttable(r):
+        try: return bool(prune(model, spec, r/100))
         except InputError: return False
     lo, hi = 0, round(100*top)
-    while hi > 0 and not ok(hi) and hi > 80: hi -= 1   # the last hundredths may leave a layer without channels
+    while hi > 0 and not cuttable(hi): hi -= 1   # the last hundredths may leave a layer without channels
     if not ok(hi): raise InputError(f'{spec.arch} at {spec.px} pixels cannot be cut so far; give a larger target or a smaller --small-size.')
     while lo < hi:
         mid = (lo+hi)//2

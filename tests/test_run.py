@@ -102,14 +102,9 @@ def test_a_target_is_met(digits, capsys, tmp_path):
     assert next(r['bytes'] for r in rep['rows'] if r['stage'] == rep['shipped']) <= 40_000
     assert main([*args, str(tmp_path/'b'), '--target-bytes', '1k']) == 2 and 'larger target' in capsys.readouterr().err
     assert main([*args, str(tmp_path/'b'), '--max-drop', '.01']) == 2 and 'cannot be shown' in capsys.readouterr().err
-    assert main([*args, str(tmp_path/'c'), '--max-drop', '.99', '--prune', '.9']) == 0   # everything may be lost: cut until nothing is left to cut
-    cut = json.loads((tmp_path/'c'/'report.json').read_text())['rows']
-    assert cut[1]['params'] < .5*n_weights(tmp_path, digits) and [p.name for p in tmp_path.iterdir() if p.suffix] == []
-
-def n_weights(tmp_path, digits):
-    "Weights of the net that `--prune .9` alone leaves"
-    assert main(['run', '--data', str(digits), '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.9', '--out', str(tmp_path/'d')]) == 0
-    return json.loads((tmp_path/'d'/'report.json').read_text())['rows'][1]['params']
+    assert main([*args, str(tmp_path/'c'), '--max-drop', '.99', '--prune', '.95']) == 0   # everything may be lost: cut until nothing is left to cut
+    cut = json.loads((tmp_path/'c'/'report.json').read_text())
+    assert cut['rows'][1]['params'] < .8*rep['rows'][1]['params'] and [p.name for p in tmp_path.iterdir() if p.suffix] == []
 
 def test_a_class_that_pays_is_named():
     import pandas as pd
