@@ -22,7 +22,7 @@ from finetune_course.prune import Tutor, accuracy_of, prune_recover, recover_
 here = Path(__file__).parent
 default = dict(ratio=.86, px=28, epochs=40, cuts=1, teacher=True, start='fine-tuned', full=False, size=48, bs=64)
 race = dict(ratio=.94, epochs=12)   # the same size and budget four times
-full = dict(full=True, size=32, bs=128, epochs=24)
+full = dict(full=True, bs=128, epochs=24)
 points = {
     'one-shot': race, 'iterative': dict(race, cuts=4),
     'one-shot, no teacher': dict(race, teacher=False), 'iterative, no teacher': dict(race, cuts=4, teacher=False),
@@ -56,7 +56,7 @@ def teacher_of(p, seed, folder):
     stem.parent.mkdir(exist_ok=True)
     train, valid, _ = images(p, p['size'], seed, folder)
     model, spec = starting_net(Config(size=p['size'], seed=seed), train.vocab)
-    fit_(learner(dataloaders(train, valid, p['bs'], spec.mean, spec.std), model), 5 if p['full'] else Config().epochs, seed=seed)
+    fit_(learner(dataloaders(train, valid, p['bs'], spec.mean, spec.std), model), 8 if p['full'] else Config().epochs, seed=seed)
     save_model(model, spec, stem)
     return load_model(stem)
 
