@@ -5,12 +5,13 @@
 Points named "full MNIST" train on all 60,000 images of FOLDER; all others on the embedded 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
 command may be stopped and started again. Teachers are kept in bench/work."""
-import argparse, json, tempfile, time
+import argparse, copy, json, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
+import numpy as np, onnx, onnxruntime, torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from fastai.torch_core import set_seed
 from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import environment, latency, measure
@@ -18,28 +19,29 @@ from finetune_course.export import export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
 from finetune_course.pipeline import Config, small_input, starting_net, write_small
 from finetune_course.prune import Tutor, accuracy_of, prune_recover, recover_
+from finetune_course.quantize import mixed_bits, on_paper, quantization_aware
 
 here = Path(__file__).parent
-default = dict(ratio=.86, px=28, epochs=40, cuts=1, teacher=True, start='fine-tuned', full=False, size=48, bs=64)
-race = dict(ratio=.94, epochs=12)   # the same size and budget four times
-full = dict(full=True, bs=128, epochs=24)
+default = dict(ratio=.95, px=28, epochs=40, cuts=1, round_to=8, teacher=True, start='fine-tuned', full=False, size=48, bs=64, width=24, bits=False)
+race = dict(ratio=.965, epochs=24, round_to=4)   # the same size and budget four times
+full = dict(full=True, bs=128, teacher=False)    # with labels enough
 points = {
     'one-shot': race, 'iterative': dict(race, cuts=4),
     'one-shot, no teacher': dict(race, teacher=False), 'iterative, no teacher': dict(race, cuts=4, teacher=False),
-    **{f'R {r}': dict(ratio=r) for r in (.86, .9, .93, .95)},
-    **{f'R {r}, {px} px': dict(ratio=r, px=px) for r, px in ((.86, 20), (.86, 36))},
+    'R 0.95': dict(bits=True), 'R 0.95, no teacher': dict(teacher=False), 'R 0.95, from scratch': dict(start='scratch'),
+    'plain CNN, from scratch': dict(start='plain'), 'plain CNN, from scratch, 20 KB': dict(start='plain', width=13),
+    **{f'R {r}': dict(ratio=r) for r in (.86, .9, .94, .96, .97)},
+    **{f'R 0.95, {px} px': dict(px=px) for px in (20, 36, 48)},
     'R 0.7, blind end kept': dict(ratio=.7),
-    'R 0.86, from scratch': dict(start='scratch'), 'R 0.93, from scratch': dict(start='scratch', ratio=.93),
-    'plain CNN, from scratch': dict(start='plain'),
-    'full MNIST, R 0.86': full, 'full MNIST, R 0.93': dict(full, ratio=.93),
+    'full MNIST, R 0.95': dict(full, bits=True), 'full MNIST, R 0.97': dict(full, ratio=.97),
+    'full MNIST, plain CNN, from scratch, 20 KB': dict(full, start='plain', width=13),
 }
 
-def plain_cnn(n_out, width=24):
-    "What one would write without a pretrained net: six 3×3 convolutions, some 57,000 weights like R 0.86"
+def plain_cnn(n_out, w):
+    "What one would write without a pretrained net: five 3×3 convolutions, from `w` channels to twice as many; 24: some 57,000 weights, 13: 17,000"
     def block(a, b, stride): return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU6(inplace=True))
-    w = width
-    return nn.Sequential(block(1, w, 2), block(w, w, 1), block(w, 2*w, 2), block(2*w, 2*w, 1), block(2*w, int(2.1*w), 1),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(int(2.1*w), n_out))
+    return nn.Sequential(block(1, w, 2), block(w, w, 1), block(w, 2*w, 2), block(2*w, 2*w, 1), block(2*w, 2*w, 1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2*w, n_out))
 
 def images(p, px, seed, folder):
     "Training, validation and reported images of one size"
@@ -56,7 +58,7 @@ def teacher_of(p, seed, folder):
     stem.parent.mkdir(exist_ok=True)
     train, valid, _ = images(p, p['size'], seed, folder)
     model, spec = starting_net(Config(size=p['size'], seed=seed), train.vocab)
-    fit_(learner(dataloaders(train, valid, p['bs'], spec.mean, spec.std), model), 8 if p['full'] else Config().epochs, seed=seed)
+    fit_(learner(dataloaders(train, valid, p['bs'], spec.mean, spec.std), model), 5 if p['full'] else Config().epochs, seed=seed)
     save_model(model, spec, stem)
     return load_model(stem)
 
@@ -72,9 +74,9 @@ def make(name, seed, folder):
     dls = dataloaders(train, valid, p['bs'], small_spec.mean, small_spec.std)
     teacher = Tutor(model, spec, small_spec) if p['teacher'] else None
     if p['start'] == 'plain':
-        net = plain_cnn(len(spec.vocab))
+        net = plain_cnn(len(spec.vocab), p['width'])
         recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
-    else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, seed=seed)
+    else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, p['round_to'], seed=seed)
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
@@ -83,7 +85,44 @@ def make(name, seed, folder):
         rows = measure(files, *(s[2] for s in sets.values()))
         same = export_onnx(*small_input(cfg, model, spec, grey=True), tmp/'same.onnx')
         ratios = {f'same_size_faster_b{bs}': (lambda a, b: a/b)(*latency(same, files['int8'], bs, 60 if bs == 1 else 15)) for bs in (1, 64)}
+        ratios |= dict(gops_b64=2*macs(net, small_spec)*64/rows[-1].latency_ms_b64/1e6, int8_peak_gops=int8_peak(tmp))
+    if p['bits']: ratios['paper'] = paper(net, dls, sets[p['px']][2], teacher, seed)
     return dict(point=name, seed=seed, **p, seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **{r.stage: asdict(r) for r in rows}, **ratios)
+
+def macs(net, spec):
+    "Multiplications of one image"
+    with FlopCounterMode(display=False) as count, torch.no_grad(): net.eval()(torch.zeros(1, len(spec.mean), spec.px, spec.px))
+    return count.get_total_flops()//2
+
+def int8_peak(folder, n=1024):
+    "Operations a nanosecond of one thread in a large U8S8 matrix product: the most that this runtime gets out of this processor"
+    h, rng = onnx.helper, np.random.default_rng(0)
+    init = {'sa': np.float32(.01), 'za': np.uint8(128), 'b': rng.integers(-127, 128, (n, n), np.int8), 'sb': np.float32(.01), 'zb': np.int8(0), 'sy': np.float32(50), 'zy': np.uint8(128)}
+    graph = h.make_graph([h.make_node('QLinearMatMul', ['a', *init, ], ['y'])], 'peak', [h.make_tensor_value_info('a', onnx.TensorProto.UINT8, [n, n])],
+                         [h.make_tensor_value_info('y', onnx.TensorProto.UINT8, [n, n])], [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in init.items()])
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid('', 20)], ir_version=10), folder/'peak.onnx')
+    opts = onnxruntime.SessionOptions()
+    opts.intra_op_num_threads = 1
+    run, a, times = onnxruntime.InferenceSession(folder/'peak.onnx', opts, providers=['CPUExecutionProvider']).run, rng.integers(0, 256, (n, n), np.uint8), []
+    for _ in range(15):
+        t = time.perf_counter()
+        run(None, {'a': a})
+        times.append(time.perf_counter() - t)
+    return 2*n**3/np.median(times[3:])/1e9
+
+def paper(net, dls, test, teacher, seed):
+    "Sizes as Deep Compression counts them, below the eight bits that a runtime can read; with training for those that equal steps need most"
+    def row(how, bits, model, n):
+        out = predict_tensor(model, [(dls.valid.after_batch((TensorImage(x), ))[0], y) for x, y in zip(test.x.split(250), test.y.split(250))])
+        return dict(how=how, bits=bits, bytes=n, accuracy=(out[0].argmax(1) == test.y).float().mean().item(), valid_accuracy=accuracy_of(model, dls.valid))
+    rows, mixed = [], {how: mixed_bits(net, dls.valid, how=how) for how in ('linear', 'kmeans')}
+    for how in mixed:
+        for bits in (8, 6, 5, 4, 3, 2, 'mixed'): rows.append(row(how, bits, *on_paper(net, mixed[how] if bits == 'mixed' else bits, how)))
+    for bits in (4, 3, 2, 'mixed'):
+        taught, b = copy.deepcopy(net), mixed['linear'] if bits == 'mixed' else bits
+        with quantization_aware(taught, b): recover_(taught, dls, 8, lr=3e-3, teacher=teacher, seed=seed)
+        rows.append(row('linear, learned', bits, *on_paper(taught, b)))
+    return rows
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

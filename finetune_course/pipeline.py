@@ -168,7 +168,7 @@ def find_ratio(cfg: Config, whole: nn.Module, spec: Spec, train: Images, out: Pa
     def fits(net, s):
         write_small(net, s, train, out, 64)
         return int8.stat().st_size <= cfg.target_bytes if cfg.target_bytes else min(latency(pruned, int8)) <= .9*cfg.target_latency
-    return cfg.prune if fits(*prune(whole, spec, cfg.prune)) else gentlest_cut(whole, spec, fits)
+    return cfg.prune if fits(*prune(whole, spec, cfg.prune)) else gentlest_cut(whole, spec, fits, cfg.prune)
 
 def shrink(
     cfg: Config,

@@ -6,7 +6,8 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['zero_smallest', 'accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'sensitivity', 'map_sides',
-           'drop_blind', 'grey_stem_', 'prune', 'gentlest_cut', 'Teach', 'Tutor', 'recover_', 'prune_recover']
+           'drop_blind', 'grey_stem_', 'narrow_', 'prune', 'gentlest_cut', 'Teach', 'Tutor', 'recover_',
+           'prune_recover']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
 import copy, math
@@ -145,6 +146,13 @@ def grey_stem_(model: nn.Module, spec: Spec) -> Spec:
     return replace(spec, mean=(mean.item(),), std=(std.item(),), channels=channel_spec(model, spec))
 
 # %% ../nbs/06_prune.ipynb #97563add
+def narrow_(model: nn.Module, spec: Spec, goal: float, round_to: int = 8):
+    "Cut all layers alike until about `goal` channels are left, in place; raises `InputError` where they cannot spare so many."
+    if (n := n_channels(model)) > goal: cut_channels_(model, spec.px, 1 - goal/n, round_to)
+    if n_channels(model) > 1.25*goal:   # a layer that would lose all its channels keeps all
+        raise InputError(f'{spec.arch} cannot be cut to {goal:.0f} channels, some layers would have none; give a smaller prune ratio.')
+    model.zero_grad()
+
 def prune(
     model: nn.Module,
     spec: Spec,
@@ -154,26 +162,22 @@ def prune(
     "Structured pruning: first the blind end of the net, then channels everywhere, until `ratio` of all channels is gone."
     if not 0 <= ratio < 1: raise InputError(f'prune ratio {ratio} is out of range; give a share of channels, 0 ≤ R < 1.')
     small, spec = drop_blind(model, spec, ratio)
-    width = 1 - (1-ratio)*n_channels(model)/n_channels(small)
-    if width > 0: cut_channels_(small, spec.px, width, round_to)
-    if n_channels(small) > (1-ratio+.05)*n_channels(model):   # a layer that would lose all its channels keeps all
-        raise InputError(f'prune ratio {ratio} would leave layers of {spec.arch} without channels; give a smaller R.')
-    small.zero_grad()
+    narrow_(small, spec, (1-ratio)*n_channels(model), round_to)
     return small, replace(spec, channels=channel_spec(small, spec))
 
 # %% ../nbs/06_prune.ipynb #c290ec90
 def gentlest_cut(
     model: nn.Module, spec: Spec,
     fits,             # (pruned model, its spec) → whether it is small or fast enough
-    top: float = .97,
+    low: float = 0., top: float = .97,  # where to look
 ) -> float:           # the `ratio` for `prune`, in hundredths
     "The smallest share of channels whose loss makes the net fit; raises `InputError` where none does."
     def ok(r): return fits(*prune(model, spec, r/100))
     def cuttable(r):
         try: return bool(prune(model, spec, r/100))
         except InputError: return False
-    lo, hi = 0, round(100*top)
-    while hi > 0 and not cuttable(hi): hi -= 1   # the last hundredths may leave a layer without channels
+    lo, hi = round(100*low), round(100*top)
+    while hi > lo and not cuttable(hi): hi -= 1   # the last hundredths may leave a layer without channels
     if not ok(hi): raise InputError(f'{spec.arch} at {spec.px} pixels cannot be cut so far; give a larger target or a smaller --small-size.')
     while lo < hi:
         mid = (lo+hi)//2
@@ -231,9 +235,9 @@ def prune_recover(
 ) -> tuple[nn.Module, Spec, pd.DataFrame]:  # a smaller copy, its spec, the history
     "Cut, recover, cut again: `cuts` times, each time leaving the same share (Han et al., arXiv 1506.02626)."
     if not 1 <= cuts <= epochs: raise InputError(f'{cuts} cuts do not fit {epochs} epochs; give at least one epoch a cut.')
-    hist, whole = [], n_channels(model)
+    small, short = drop_blind(model, spec, ratio)
+    goal, start, hist = (1-ratio)*n_channels(model), n_channels(small), []
     for i in range(1, cuts+1):
-        goal = (1-ratio)**(i/cuts) * whole
-        model, spec = prune(model, spec, max(0., 1 - goal/n_channels(model)), round_to)
-        hist.append(recover_(model, dls, epochs*i//cuts - epochs*(i-1)//cuts, teacher=teacher, **kwargs))
-    return model, spec, pd.concat(hist, ignore_index=True).rename_axis('epoch')
+        narrow_(small, spec, start*min(1, goal/start)**(i/cuts), round_to)
+        hist.append(recover_(small, dls, epochs*i//cuts - epochs*(i-1)//cuts, teacher=teacher, **kwargs))
+    return small, replace(short, channels=channel_spec(small, short)), pd.concat(hist, ignore_index=True).rename_axis('epoch')
