@@ -4,7 +4,8 @@
 
 All points start from the net that was fine-tuned on the embedded 4,000. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
-command may be stopped and started again. Teachers are kept in bench/work."""
+command may be stopped and started again. Teachers are kept in bench/work.
+Rows with `weight_bits` 8 were made before weights used 7 bits; their int8 accuracy is what a processor without VNNI makes of such files."""
 import argparse, copy, json, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def make(name, seed, folder):
         ratios = {f'same_size_faster_b{bs}': (lambda a, b: a/b)(*latency(same, files['int8'], bs, 60 if bs == 1 else 15)) for bs in (1, 64)}
         ratios |= dict(gops_b64=2*macs(net, small_spec)*64/rows[-1].latency_ms_b64/1e6, int8_peak_gops=int8_peak(tmp))
     if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, sets[p['px']][2], teacher, seed)
-    return dict(point=name, seed=seed, **p, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **{r.stage: asdict(r) for r in rows}, **ratios)
+    return dict(point=name, seed=seed, **p, weight_bits=7, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **{r.stage: asdict(r) for r in rows}, **ratios)
 
 def macs(net, spec):
     "Multiplications of one image"
@@ -136,7 +137,7 @@ def main():
     for name in a.point or points:
         if name not in points: raise SystemExit(f'unknown point {name!r}; choose one of {", ".join(points)}')
         for seed in a.seeds:
-            if any((r['point'], r['seed']) == (name, seed) for r in done()['rows']): continue
+            if any((r['point'], r['seed'], r.get('weight_bits', 7)) == (name, seed, 7) for r in done()['rows']): continue
             if points[name].get('full') and not a.idx: print(f'{name}: needs --idx'); continue
             row = make(name, seed, a.idx)
             now = done()   # read again: another process may be making other rows
