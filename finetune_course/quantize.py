@@ -189,7 +189,7 @@ def quantize_onnx(
     calib: Images,              # some hundred training images, never the test images
     per_channel: bool = True,
     signed_activations: bool = False,  # S8S8 instead of U8S8
-    weight_bits: int = 7,       # 8: exact only on processors that add products in 32 bits (VNNI, ARM)
+    weight_bits: int = 7,       # 8: exact only on processors that add products in 32 bits (VNNI)
 ) -> Path:
     "Static int8 quantization by ONNX Runtime: QDQ, activations U8, weights S8 per channel, of which 7 bits are used; ranges from `calib`."
     import onnx
