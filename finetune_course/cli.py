@@ -21,7 +21,9 @@ def _run(a):
     tty = sys.stderr.isatty()
     cfg = Config(**{f.name: getattr(a, f.name) for f in fields(Config) if getattr(a, f.name) is not None})
     path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if tty else None, show=tty and sys.stdout.isatty())
+    if int(os.environ.get('RANK', 0)): return   # rank 0 speaks for all
     _tell_skipped(rep)
+    if a.resume: print('no checkpoint was found: the run started afresh' if rep['resumed_from_step'] is None else f'resumed from step {rep["resumed_from_step"]}', file=sys.stderr)
     print(ledger_of(rep))
     print(f'shipped: {rep["shipped"]}; all files in {path}')
     for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
@@ -48,6 +50,15 @@ def _predict(a):
     else: print(*(f'{f}\t{l}\t{p:.4f}' for f, l, p in found), sep='\n', end='\n' if found else '')
     for b in bad: print(f'finetune-course: {b}', file=sys.stderr)
     return 2 if bad else 0
+
+# %% ../nbs/10_cli.ipynb #29a8ef19
+def _shard(a):
+    from finetune_course.data import InputError
+    from finetune_course.scale import write_shards
+    if a.rows < 1: raise InputError(f'--rows {a.rows} is out of range; choose 1 or more.')
+    n, skipped = write_shards(a.src, a.out, a.rows, a.strict)
+    _tell_skipped(dict(data=dict(skipped=skipped)))
+    print(', '.join(f'{v:,} {k} images' for k, v in n.items()) + f' in {a.out}')
 
 # %% ../nbs/10_cli.ipynb #a42faa10
 def copy_chapters(
@@ -114,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(func=func)
         return p
     r = command('run', _run, 'fine-tune, prune, quantize, export and measure')
-    r.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='DIR: train/ and test/, or class folders, or MNIST\'s IDX files (default mnist5k)')
+    r.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='DIR: train/ and test/, or class folders, or MNIST\'s IDX files, or Parquet shards; also a pattern of Parquet files, or a data set on the hub, OWNER/NAME (default mnist5k)')
     r.add_argument('--arch', metavar='NAME', help='tf_efficientnet_lite0 (default), mobilenet_v2, resnet18, vgg16, or any timm name')
     r.add_argument('--weights', metavar='FILE', help='pretrained weights, .safetensors or .pth; "random" for none')
     r.add_argument('--head', choices=['linear', 'mlp'], help='one linear layer (default), or dense 1024')
@@ -126,11 +137,16 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument('--target-bytes', type=_bytes, metavar='B', help='largest file to ship: 130000, 130k or 0.13M')
     r.add_argument('--target-latency', type=float, metavar='MS', help='longest time for one image on one thread of this machine')
     r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
+    r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where memory runs out')
+    r.add_argument('--grad-checkpointing', action='store_true', help='recompute activations instead of keeping them: less memory, more time')
     r.add_argument('--seed', type=int, metavar='N', help='default 0')
     r.add_argument('--device', choices=['auto', 'cpu', 'cuda', 'mps'], help='default auto')
     r.add_argument('--out', metavar='DIR', help='default: a new runs/<time>')
     r.add_argument('--force', action='store_true', help='replace a run in --out')
     r.add_argument('--strict', action='store_true', help='refuse unreadable images instead of skipping them')
+    r.add_argument('--resume', action='store_true', help='go on with the unfinished run of --out, or with the last one')
+    r.add_argument('--checkpoint-every', type=float, metavar='S', help='seconds between checkpoints (default 20)')
+    r.add_argument('--track', action='store_true', help='write log.csv and tensorboard/ into the run\'s folder')
     e = command('evaluate', _evaluate, 'measure every stage of a run on other data')
     e.add_argument('run_dir', metavar='RUN_DIR')
     e.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='its test part is measured (default: the run\'s own held-out images)')
@@ -140,6 +156,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('run_dir', metavar='RUN_DIR')
     p.add_argument('image', metavar='IMAGE', nargs='+')
     p.add_argument('--json', action='store_true')
+    s = command('shard', _shard, 'write images as Parquet shards, to be read as a stream')
+    s.add_argument('src', metavar='DIR', help='train/ and test/, or class folders, or MNIST\'s IDX files')
+    s.add_argument('out', metavar='OUT', help='a new folder')
+    s.add_argument('--rows', type=int, metavar='N', default=20_000, help='images a file (default 20000)')
+    s.add_argument('--strict', action='store_true', help='refuse unreadable images instead of skipping them')
     l = command('lab', _lab, 'copy the chapters and open JupyterLab there')
     l.add_argument('dir', metavar='DIR', nargs='?', default='finetune-lab')
     l.add_argument('--no-browser', action='store_true', help='only copy')
@@ -160,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:  # exit code: 0 done, 2 bad inpu
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     try: return args.func(args) or 0
     except KeyboardInterrupt:
-        print('finetune-course: interrupted; a folder named *.partial is unfinished and can be deleted safely.', file=sys.stderr)
+        print('finetune-course: interrupted; a folder named *.partial is unfinished: `run --resume` goes on with it, and it can be deleted safely.', file=sys.stderr)
         return 130
     except ValueError as e:
         from finetune_course.data import InputError

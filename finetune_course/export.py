@@ -80,9 +80,12 @@ def reshape_(
 
 # %% ../nbs/04_export.ipynb #e8a0f591
 def write_atomic(path: str | Path, data: str | bytes):
-    "Write to a temporary name, then rename: a file is whole or not there"
+    "Write to a temporary name, force it onto the disk, then rename: a file is whole or not there"
     tmp = Path(f'{path}.tmp')
-    tmp.write_bytes(data.encode() if isinstance(data, str) else data)
+    with open(tmp, 'wb') as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(tmp, path)
 
 # %% ../nbs/04_export.ipynb #cc42d1b9

@@ -6,17 +6,17 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'Config', 'OutFolder', 'choose', 'recommend', 'load_sizes', 'small_input', 'starting_net',
-           'write_small', 'find_ratio', 'shrink', 'build_files', 'report', 'run', 'ledger_of', 'html_report',
-           'read_report', 'evaluate_run']
+           'n_images', 'write_small', 'find_ratio', 'shrink', 'build_files', 'report', 'resumable', 'check_same', 'run',
+           'ledger_of', 'html_report', 'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
-import copy, json, math, os, shutil, time
+import copy, json, math, os, shutil, tempfile, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd, torch
 from torch import nn
-from fastai.torch_core import set_seed
+from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from .data import Images, InputError, class_folders, dataloaders, idx_folder, load, split
 from .backbone import backbone, build, pixel_stats, replace_head_
 from .finetune import fit_, learner, pick_device
@@ -24,6 +24,7 @@ from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, confusion, environment, latency, losers, measure, paired_difference, per_class, plot_confusion, plot_worst
 from .prune import Tutor, gentlest_cut, grey_stem_, n_channels, prune, prune_recover
 from .quantize import quantize_onnx
+from .scale import Checkpoint, Recompute, Streamed, agree, fit_in_memory, is_stream, load_shards, once, rank_callbacks, start_ranks, stream_dataloaders, tracking
 
 # %% ../nbs/09_pipeline.ipynb #981c2d3f
 @dataclass
@@ -41,11 +42,16 @@ class Config:
     target_bytes: int | None = None      # the largest file to ship
     target_latency: float | None = None  # the longest time for one image, ms, on one thread of this machine
     max_drop: float | None = None        # cut on until more accuracy than this may be lost (validation, lower 95 % bound)
+    batch_size: int = 64  # images at a time, in each process
+    grad_checkpointing: bool = False  # less memory, more time: `lighten_`
     seed: int = 0
     device: str = 'auto'
     out: str | None = None
     force: bool = False
     strict: bool = False
+    track: bool = False  # log.csv and tensorboard/
+    resume: bool = False               # go on with the unfinished run in `out`
+    checkpoint_every: float = 20.      # seconds
 
     @property
     def targets(self) -> list[str]:
@@ -64,7 +70,8 @@ class Config:
         if not 0 <= self.seed < 2**32: raise InputError(f'--seed {self.seed} is out of range; choose 0 to 4294967295.')
         for name, v in ('--epochs', self.epochs), ('--patience', self.recovery), ('--target-bytes', self.target_bytes or 1):
             if v < 1: raise InputError(f'{name} {v} is out of range; choose 1 or more.')
-        for name, v in ('--target-latency', self.target_latency), ('--max-drop', self.max_drop):
+        if self.batch_size < 2: raise InputError(f'--batch-size {self.batch_size} is out of range; choose 2 or more, BatchNorm needs them.')
+        for name, v in ('--target-latency', self.target_latency), ('--max-drop', self.max_drop), ('--checkpoint-every', self.checkpoint_every):
             if v is not None and not 0 < v < math.inf: raise InputError(f'{name} {v} is out of range; choose a number above 0.')
         if len(self.targets) > 1: raise InputError(f'{" and ".join(self.targets)} were given together; give one target.')
         pick_device(self.device)
@@ -72,12 +79,13 @@ class Config:
 
 # %% ../nbs/09_pipeline.ipynb #c874ca90
 stage_files = {'fine-tuned': 'model.onnx', 'pruned': 'pruned.onnx', 'int8': 'model.int8.onnx'}
-run_files = {*stage_files.values(), 'model.safetensors', 'model.json', 'history.csv', 'report.json', 'report.html'}
+run_files = {*stage_files.values(), 'model.safetensors', 'model.json', 'history.csv', 'report.json', 'report.html', 'log.csv', 'tensorboard', 'checkpoint'}
 
 class OutFolder:
     "A run's folder: written as `NAME.partial` and renamed when complete, so that a folder without that ending is whole."
-    def __init__(self, out: str | Path | None, force: bool = False):
-        self.path = Path(os.path.realpath(out or Path('runs')/time.strftime('%Y-%m-%d_%H-%M-%S')))
+    def __init__(self, out: str | Path | None, force: bool = False, resume: bool = False):
+        if resume and not out: out = max(map(str, Path('runs').glob('*.partial')), default='').removesuffix('.partial')   # the last one that was stopped
+        self.resume, self.path = resume, Path(os.path.realpath(out or Path('runs')/time.strftime('%Y-%m-%d_%H-%M-%S')))
         self.partial, self.old = (self.path.with_name(self.path.name + end) for end in ('.partial', '.old'))
         for p in self.path, self.partial, self.old:
             if p.exists() and not p.is_dir(): raise InputError(f'{p} is a file; choose another --out.')
@@ -87,15 +95,17 @@ class OutFolder:
             raise InputError(f'{self.path} already holds a run; choose another --out, or --force to replace it.')
 
     def __enter__(self) -> Path:
+        if rank_distrib(): self.partial = Path(tempfile.mkdtemp())   # only rank 0's files are kept
         try:
-            if self.partial.exists(): shutil.rmtree(self.partial)
-            self.partial.mkdir(parents=True)
+            if self.partial.exists() and not self.resume: shutil.rmtree(self.partial)
+            self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise InputError(f'{self.path} cannot be written ({e.strerror}); choose another --out.') from None
         return self.partial
 
     def __exit__(self, kind, *exc):
-        if kind and issubclass(kind, InputError): shutil.rmtree(self.partial)
-        if kind: return
+        if rank_distrib() or kind and issubclass(kind, InputError): shutil.rmtree(self.partial)
+        if kind or rank_distrib(): return
+        shutil.rmtree(self.partial/'checkpoint', ignore_errors=True)
         if self.path.exists(): os.replace(self.path, self.old)   # the old run goes when the new one stands
         os.replace(self.partial, self.path)
         shutil.rmtree(self.old, ignore_errors=True)
@@ -130,6 +140,9 @@ def load_sizes(cfg: Config) -> dict[int, tuple[Images, Images, Images]]:  # size
     "The same images twice: as the whole net reads them, and as the pruned one will."
     sets = {}
     for px in {cfg.size: 0, cfg.small_px: 0}:
+        if is_stream(cfg.data):
+            sets[px] = load_shards(cfg.data, px)
+            continue
         rest, test = load(cfg.data, px, cfg.strict)
         sets[px] = *split(rest, .1, cfg.seed), test
     return sets
@@ -156,6 +169,10 @@ def starting_net(cfg: Config, vocab: list[str], grey: bool = False) -> tuple[nn.
     return model, spec
 
 # %% ../nbs/09_pipeline.ipynb #bad6c01e
+def n_images(train: Images) -> int:
+    "How many images the net learns from; of a stream, about"
+    return len(train.shards) if isinstance(train, Streamed) else len(train)
+
 def write_small(model: nn.Module, spec: Spec, train: Images, out: Path, n: int = 512):
     "The pruned net's two files; calibrated on about `n` training images"
     export_onnx(model, spec, out/stage_files['pruned'])
@@ -173,16 +190,18 @@ def find_ratio(cfg: Config, whole: nn.Module, spec: Spec, train: Images, out: Pa
 def shrink(
     cfg: Config,
     whole: nn.Module, spec: Spec,   # from `small_input`
+    ratio: float,                   # from `find_ratio`
     dls, teacher: nn.Module,
     sets: dict,                     # from `load_sizes`
-    out: Path, say, show: bool,
+    out: Path, say,
+    **kwargs,                       # to `prune_recover`
 ) -> tuple[nn.Module, Spec, pd.DataFrame]:
     "Cut, recover; with `max_drop` again and again, as long as the loss on validation images is surely smaller."
-    ratio, valids, hist, best = find_ratio(cfg, whole, spec, sets[spec.px][0], out), [s[1] for s in sets.values()], [], None
+    valids, hist, best = [s[1] for s in sets.values()], [], None
     say(f'pruning {ratio:.0%} of the channels and recovering on images of {spec.px}×{spec.px} pixels')
     while True:
         try: small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, teacher=teacher,
-                                            round_to=4 if best else 8, seed=cfg.seed, show=show)
+                                            round_to=4 if best else 8, seed=cfg.seed, **kwargs)
         except InputError:
             if best: break   # nothing left to cut
             raise
@@ -191,7 +210,7 @@ def shrink(
         if cfg.max_drop is None: return small, spec, hist[0]
         write_small(small, spec, sets[spec.px][0], out)
         row = measure({s: out/stage_files[s] for s in ('fine-tuned', 'int8')}, *valids, speed=False)[1]
-        if row.difference_low <= -cfg.max_drop: break
+        if agree(row.difference_low) <= -cfg.max_drop: break
         say(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images; cutting on')
         best = small, spec
     return *(best or (small, spec)), pd.concat(hist, ignore_index=True).rename_axis('epoch')
@@ -202,21 +221,33 @@ def build_files(
     model: nn.Module, spec: Spec,  # from `starting_net`
     sets: dict,          # from `load_sizes`: the nets learn from the training images, choices are made on the validation images
     out: Path,
+    ckpt: Checkpoint,
     say=lambda s: None,  # told each stage
     show: bool = False,  # fastai's progress bars
 ) -> pd.DataFrame:       # the history; `attrs['seconds']`: the time that training took, the search for a cut included
     "Fine-tune, prune, recover, quantize; write each stage's file to `out`."
-    device, (train, *_) = pick_device(cfg.device), sets[cfg.small_px]
-    def batches(s): return dataloaders(*sets[s.px][:2], min(64, len(train)), s.mean, s.std, device=device)
-    say(f'fine-tuning {cfg.arch} on {len(train):,} images of {cfg.size}×{cfg.size} pixels, {device}')
+    device, (train, *_), fresh = pick_device(cfg.device), sets[cfg.small_px], copy.deepcopy(model.state_dict())
+    def batches(s, bs): return (stream_dataloaders if isinstance(train, Streamed) else dataloaders)(*sets[s.px][:2], bs, s.mean, s.std, device=device)
+    def within_memory(fit):
+        mark = ckpt.finished, ckpt.steps
+        def attempt(bs, cbs):
+            ckpt.finished, ckpt.steps = mark
+            extra = [Recompute()]*cfg.grad_checkpointing + (tracking(out) if cfg.track and not rank_distrib() else [])
+            return fit(bs, dict(cbs=[ckpt, *rank_callbacks(device), *extra, *cbs], show=show))
+        return fit_in_memory(attempt, min(cfg.batch_size, len(train)), say)
+    def tune(bs, kwargs):
+        model.load_state_dict(fresh)
+        return fit_(learner(batches(spec, bs), model), cfg.epochs, seed=cfg.seed, **kwargs)
+    say(f'fine-tuning {cfg.arch} on {n_images(train):,} images of {cfg.size}×{cfg.size} pixels, {device}, {min(cfg.batch_size, len(train))} × {max(1, num_distrib())} images a step')
     t0 = time.perf_counter()
-    tuned = fit_(learner(batches(spec), model), cfg.epochs, seed=cfg.seed, show=show)
+    tuned = within_memory(tune)
     t1 = time.perf_counter()
     export_onnx(model, spec, out/stage_files['fine-tuned'])
     t2 = time.perf_counter()
     whole, small_spec = small_input(cfg, model, spec, train.x.shape[1] == 1)
     tutor = Tutor(model, spec, small_spec).to(device)
-    small, small_spec, recovered = shrink(cfg, whole, small_spec, batches(small_spec), tutor, sets, out, say, show)
+    ratio = agree(once(ckpt.folder/'ratio.json', lambda: find_ratio(cfg, whole, small_spec, sets[small_spec.px][0], out)))
+    small, small_spec, recovered = within_memory(lambda bs, kwargs: shrink(cfg, whole, small_spec, ratio, batches(small_spec, bs), tutor, sets, out, say, **kwargs))
     t3 = time.perf_counter()
     say('quantizing to int8')
     save_model(small, small_spec, out/'model')
@@ -230,6 +261,19 @@ def report(rows: list[Row], **about) -> dict:
     "The contents of report.json"
     return dict(schema=1, rows=[asdict(r) for r in rows], **about, environment=environment())
 
+def resumable(cfg: Config, train: Images) -> dict:
+    "What must be the same when a run goes on"
+    leave = 'out', 'force', 'resume', 'checkpoint_every', 'track'
+    return {k: v for k, v in asdict(cfg).items() if k not in leave} | dict(images=train.digest, processes=max(1, num_distrib()))
+
+def check_same(cfg: Config, train: Images, ckpt: Checkpoint):
+    "Raise `InputError` where an unfinished run was started in another way"
+    path, now = ckpt.folder/'run.json', resumable(cfg, train)
+    if not cfg.resume or not path.is_file(): return
+    was = json.loads(path.read_text(encoding='utf-8'))
+    if other := next((k for k in now if now[k] != was.get(k)), None):
+        raise InputError(f'the unfinished run in {path.parent.parent} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; give the same options, or leave out --resume to start anew.')
+
 def run(
     cfg: Config,
     say=lambda s: None,
@@ -237,14 +281,20 @@ def run(
 ) -> tuple[Path, dict]:    # the run's folder, its report
     "The chain from images to a measured int8 file; a folder appears when everything in it is complete."
     cfg.check()
-    folder, start = OutFolder(cfg.out, cfg.force), time.perf_counter()
+    start_ranks(pick_device(cfg.device))
+    start = time.perf_counter()
+    folder = OutFolder(cfg.out, cfg.force, cfg.resume)
+    folder = OutFolder(agree(str(folder.path)), cfg.force, cfg.resume)   # named after the time, which is not the same everywhere
+    ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
     sets = load_sizes(cfg)
     train, valid, test = sets[cfg.size]
     if cfg.max_drop and cfg.max_drop <= (least := -paired_difference(0, 0, len(valid))[1]):
         raise InputError(f'--max-drop {cfg.max_drop} cannot be shown on {len(valid)} validation images; give at least {math.ceil(1000*least)/1000}.')
     model, spec = starting_net(cfg, train.vocab, train.x.shape[1] == 1)
+    check_same(cfg, train, ckpt)
     with folder as out:
-        hist = build_files(cfg, model, spec, sets, out, say, show)
+        once(ckpt.folder/'run.json', lambda: resumable(cfg, train))
+        hist = build_files(cfg, model, spec, sets, out, ckpt, say, show)
         say(f'measuring on {len(test):,} held-out images')
         files, tests = {stage: out/name for stage, name in stage_files.items()}, [s[2] for s in sets.values()]
         shipped, warnings = recommend(cfg, measure(files, *(s[1] for s in sets.values())))
@@ -252,8 +302,8 @@ def run(
         who = per_class(files['fine-tuned'], files[shipped], *tests)
         warnings += losers(who)
         known = cfg.data in ('mnist5k', 'mnist', 'digits8')
-        rep = report(rows, shipped=shipped, warnings=warnings, per_class=who.reset_index().to_dict('records'), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg),
-                     data=dict(source=cfg.data if known else str(Path(cfg.data).resolve()), classes=test.vocab, train=len(train),
+        rep = report(rows, shipped=shipped, warnings=warnings, per_class=who.reset_index().to_dict('records'), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg), resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()),
+                     data=dict(source=cfg.data if known or not Path(cfg.data).exists() else str(Path(cfg.data).resolve()), classes=test.vocab, train=n_images(train),
                                valid=len(valid), test=len(test), test_digest=test.digest, skipped=train.skipped + [s for s in test.skipped if s not in train.skipped]))
         hist.to_csv(out/'history.csv')
         write_atomic(out/'report.json', json.dumps(rep, indent=1, ensure_ascii=False))
@@ -314,7 +364,8 @@ def evaluate_run(
     own, vocab = rep['data'], rep['data']['classes']
     path = Path(data := data or own['source'])
     def images(px):
-        if not path.is_dir() or str(path.resolve()) == own['source']: test = load(data, px, strict)[1]
+        if is_stream(data): test = load_shards(data, px)[2]
+        elif not path.is_dir() or str(path.resolve()) == own['source']: test = load(data, px, strict)[1]
         elif any(path.glob('*-ubyte*')): test, = idx_folder(path, px, ['test'])
         else: test = class_folders(path/'test' if (path/'test').is_dir() else path, px, strict, vocab)
         if extra := set(test.vocab) - set(vocab): raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; train with it first.')
