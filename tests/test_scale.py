@@ -1,0 +1,188 @@
+"Streams, resuming after a kill, several processes: what needs real processes or hostile files."
+import json, os, re, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from PIL import Image
+from finetune_course.cli import main
+from finetune_course.data import load
+from finetune_course.scale import StreamDL, is_stream, load_shards, open_shards, write_shards
+
+root = Path(__file__).parent.parent
+tiny = ['--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5', '--device', 'cpu']
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    "480 digits of four kinds as PNG files, train/ and test/, one of them broken"
+    path, (train, _) = tmp_path_factory.mktemp('digits'), load('mnist5k', 28)
+    for c in range(4):
+        for n, i in enumerate((train.y == c).nonzero()[:120, 0].tolist()):
+            (d := path/('test' if n % 6 == 0 else 'train')/str(c)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(train.x[i, 0].numpy()).save(d/f'{i}.png')
+    (path/'train'/'0'/'broken.png').write_text('')
+    return path
+
+@pytest.fixture(scope='module')
+def shards(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp('shards')/'s'
+    n, skipped = write_shards(files, out, rows=150)
+    assert n == {'train': 400, 'test': 80} and len(skipped) == 1 and 'broken.png' in skipped[0]
+    return out
+
+def start(*argv, env=(), ranks=0):
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(ranks), '--master-port', '29571', '-m', 'finetune_course.cli'] if ranks else [sys.executable, '-m', 'finetune_course.cli']
+    return subprocess.Popen([*cmd, *map(str, argv)], env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root)) | dict(env),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+# --- Streams
+
+def test_the_hubs_schema_is_what_we_write(shards):
+    import pyarrow.parquet as pq
+    t = pq.read_table(next(shards.glob('train-00000*')))
+    assert t.schema.names == ['image', 'label'] and str(t.schema.field('image').type) == 'struct<bytes: binary, path: string>' and str(t.schema.field('label').type) == 'int64'
+    assert {p.name for p in shards.iterdir()} == {'train-00000-of-00003.parquet', 'train-00001-of-00003.parquet', 'train-00002-of-00003.parquet', 'test-00000-of-00001.parquet'}
+
+def test_a_folder_a_pattern_and_a_file(shards):
+    for data in shards, f'{shards}/*.parquet', f'{shards}/train-*.parquet': assert open_shards(data)['train'].rows == 400
+    assert open_shards(next(shards.glob('train-00000*')))['train'].rows == 150
+    assert is_stream('ylecun/mnist') and not is_stream('mnist5k') and not is_stream(shards.parent.parent/'nowhere')
+
+def test_the_stream_holds_the_same_images_as_the_folder(files, shards):
+    folder, stream = load(files, 28), load_shards(shards, 28)
+    def sums(x): return sorted(x.flatten(1).long().sum(1).tolist())
+    every = [x for x, _ in StreamDL(open_shards(shards)['train'], 28, bs=400)][0]
+    assert sums(every) == sums(folder[0].x) and sums(stream[2].x) == sums(folder[1].x)
+    assert not set(sums(stream[1].x)) - set(sums(folder[0].x))
+
+def test_mixed_sizes_and_colours(tmp_path):
+    for c in 'ab':
+        (tmp_path/'f'/c).mkdir(parents=True)
+        for i in range(40): Image.new('RGB' if i % 3 else 'L', (10 + i, 12), 5*i).save(tmp_path/'f'/c/f'{i}.png')
+    write_shards(tmp_path/'f', tmp_path/'s')
+    train, valid, test = load_shards(tmp_path/'s', 16)
+    assert {s.x.shape[1:] for s in (train, valid, test)} == {(3, 16, 16)}
+
+def test_streams_that_cannot_serve(tmp_path, capsys, shards):
+    import pyarrow as pa, pyarrow.parquet as pq
+    def refused(*argv):
+        assert main([str(a) for a in argv]) == 2
+        err = capsys.readouterr().err
+        assert err.count('\n') == 1 and err.startswith('finetune-course: ')
+        return err
+    (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'train-0.parquet').write_bytes(b'no parquet')
+    assert 'damaged' in refused('run', '--data', tmp_path/'bad', '--out', tmp_path/'o')
+    (tmp_path/'plain').mkdir(); pq.write_table(pa.table({'a': [1, 2]}), tmp_path/'plain'/'train.parquet')
+    assert 'lacks a column of images' in refused('run', '--data', tmp_path/'plain', '--out', tmp_path/'o')
+    assert 'not empty' in refused('shard', shards, shards)
+    assert 'no images' in refused('shard', tmp_path, tmp_path/'x')
+    assert not (tmp_path/'o').exists() and not (tmp_path/'x').exists()
+
+def test_a_run_from_a_stream(shards, tmp_path, capsys):
+    assert main(['run', '--data', str(shards), *tiny, '--track', '--out', str(tmp_path/'r')]) == 0
+    rep = json.loads((tmp_path/'r'/'report.json').read_text())
+    assert rep['data']['test'] == 80 and 300 < rep['data']['train'] < 400 and rep['resumed_from_step'] is None
+    assert (tmp_path/'r'/'log.csv').is_file() and list((tmp_path/'r'/'tensorboard').iterdir()) and not (tmp_path/'r'/'checkpoint').exists()
+    capsys.readouterr()
+    assert main(['evaluate', str(tmp_path/'r'), '--json']) == 0
+    assert [r['accuracy'] for r in json.loads(capsys.readouterr().out)['rows']] == [r['accuracy'] for r in rep['rows']]
+
+# --- Resuming
+
+same = 'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'model.safetensors', 'model.json', 'history.csv'
+
+@pytest.fixture(scope='module')
+def whole(files, tmp_path_factory):
+    "An uninterrupted run, and its options"
+    out, args = tmp_path_factory.mktemp('runs')/'whole', ['run', '--data', str(files), *tiny, '--checkpoint-every', '.001']
+    p = start(*args, '--out', out)
+    assert p.wait(300) == 0, p.stderr.read()
+    return out, args
+
+@pytest.mark.parametrize('moment', ['fit0.previous', 'fit1.pt', 'fit1.previous, torn'])
+def test_killed_and_resumed(whole, tmp_path, moment):
+    "fit0: fine-tuning, fit1: recovery after pruning"
+    out, (want, args), seen = tmp_path/'r', whole, tmp_path/'r.partial'/'checkpoint'/moment.split(',')[0]
+    p = start(*args, '--out', out)
+    while p.poll() is None and not seen.exists(): time.sleep(.02)
+    p.send_signal(signal.SIGKILL); p.wait()
+    assert not out.exists() and seen.exists()
+    if 'torn' in moment: f = seen.with_suffix('.pt'); f.write_bytes(f.read_bytes()[:1000]) if f.exists() else None
+    p = start(*args, '--out', out, '--resume')
+    _, err = p.communicate(timeout=300)
+    assert p.returncode == 0, err
+    rep = json.loads((out/'report.json').read_text())
+    assert rep['resumed_from_step'] > 0 and 'resumed from step' in err
+    for f in same: assert (out/f).read_bytes() == (want/f).read_bytes(), f
+    a, b = (json.loads((o/'report.json').read_text())['rows'] for o in (out, want))
+    assert [{k: v for k, v in r.items() if not re.search('ms_|faster|path', k)} for r in a] == [{k: v for k, v in r.items() if not re.search('ms_|faster|path', k)} for r in b]
+
+def test_resuming_without_a_checkpoint_or_with_other_options(whole, files, tmp_path):
+    p = start(*whole[1], '--out', tmp_path/'r', '--resume')
+    _, err = p.communicate(timeout=300)
+    assert p.returncode == 0 and 'started afresh' in err
+    (tmp_path/'x.partial'/'checkpoint').mkdir(parents=True)
+    (tmp_path/'x.partial'/'checkpoint'/'run.json').write_text(json.dumps(dict(seed=7)))
+    p = start(*whole[1], '--out', tmp_path/'x', '--resume')
+    _, err = p.communicate(timeout=300)
+    assert p.returncode == 2 and 'give the same options' in err and (tmp_path/'x.partial'/'checkpoint'/'run.json').exists()
+
+# --- Ranks
+
+worker = '''
+import copy, os, sys, torch
+torch.set_num_threads(1)
+from torch import nn
+from fastai.callback.training import GradientAccumulation
+from fastai.optimizer import SGD
+from finetune_course.backbone import backbone, replace_head_
+from finetune_course.data import dataloaders, mnist5k, split
+from finetune_course.finetune import fit_, learner
+from finetune_course.scale import rank_callbacks, start_ranks
+start_ranks(torch.device('cpu'))
+torch.manual_seed(0)
+train, valid = split(mnist5k(28).take(range(0, 5000, 13)), .1)
+net = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8*13*13, 10))
+from fastai.callback.core import Callback
+class Frozen(Callback):
+    def before_train(self): self.model.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm2d) else None)
+dls = dataloaders(train, valid, 16, (.5,), (.5,), aug=[])
+learn = learner(dls, net, splitter=lambda m: [list(m.parameters())], opt_func=SGD)
+acc = [] if 'RANK' in os.environ else [GradientAccumulation(32)]
+fit_(learn, 2, .05, cbs=[Frozen(), *rank_callbacks(torch.device('cpu')), *acc])
+if int(os.environ.get('RANK', 0)) == 0: torch.save(net.state_dict(), sys.argv[1])
+'''
+
+def test_two_ranks_are_one_process_that_accumulates(tmp_path):
+    (tmp_path/'w.py').write_text(worker)
+    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
+    subprocess.run([sys.executable, tmp_path/'w.py', tmp_path/'one.pt'], env=env, check=True)
+    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29572', str(tmp_path/'w.py'), str(tmp_path/'two.pt')], env=env, check=True)
+    one, two = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('one', 'two'))
+    for k in one: torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=1e-5)
+
+def test_two_ranks_make_one_run(shards, tmp_path):
+    p = start('run', '--data', shards, *tiny, '--out', tmp_path/'r', ranks=2)
+    out, err = p.communicate(timeout=400)
+    assert p.returncode == 0, err
+    assert out.count('shipped:') == 1 and json.loads((tmp_path/'r'/'report.json').read_text())['processes'] == 2
+    assert [f.name for f in tmp_path.iterdir()] == ['r']
+
+def test_a_rank_that_dies_ends_the_run(files, tmp_path):
+    p = start('run', '--data', files, *tiny, '--epochs', '50', '--checkpoint-every', '.001', '--out', tmp_path/'r', ranks=2)
+    while p.poll() is None and not list(tmp_path.glob('r.partial/checkpoint/fit0.pt')): time.sleep(.05)
+    for d in Path('/proc').glob('[0-9]*'):
+        try: env = (d/'environ').read_bytes().split(b'\0'); cmd = (d/'cmdline').read_bytes()
+        except OSError: continue
+        if b'RANK=1' in env and str(tmp_path).encode() in cmd: os.kill(int(d.name), signal.SIGKILL)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode != 0 and ('SIGKILL' in err or 'another process' in err) and not (tmp_path/'r').exists()
+
+# --- VGG16, the classic
+
+def test_vgg16_with_a_dense_head(files, tmp_path, capsys):
+    from finetune_course.backbone import build
+    from safetensors.torch import save_file
+    torch.manual_seed(0)
+    save_file(build('vgg16').state_dict(), tmp_path/'vgg16.safetensors')
+    assert main(['run', '--data', str(files), '--arch', 'vgg16', '--head', 'mlp', '--weights', str(tmp_path/'vgg16.safetensors'), *tiny, '--out', str(tmp_path/'r')]) == 0
+    rows = json.loads((tmp_path/'r'/'report.json').read_text())['rows']
+    assert 15e6 < rows[0]['params'] < 16e6 and rows[1]['params'] < .3*rows[0]['params']
