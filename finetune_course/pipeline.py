@@ -22,7 +22,7 @@ from .backbone import backbone, build, pixel_stats, replace_head_
 from .finetune import fit_, learner, pick_device
 from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, confusion, environment, latency, losers, measure, paired_difference, per_class, plot_confusion, plot_worst
-from .prune import Tutor, gentlest_cut, grey_stem_, n_channels, prune, prune_recover
+from .prune import gentlest_cut, grey_stem_, n_channels, prune, prune_recover
 from .quantize import quantize_onnx
 from .scale import Checkpoint, Recompute, Streamed, agree, fit_in_memory, is_stream, load_shards, once, rank_callbacks, start_ranks, stream_dataloaders, tracking
 
@@ -191,7 +191,7 @@ def shrink(
     cfg: Config,
     whole: nn.Module, spec: Spec,   # from `small_input`
     ratio: float,                   # from `find_ratio`
-    dls, teacher: nn.Module,
+    dls,
     sets: dict,                     # from `load_sizes`
     out: Path, say,
     **kwargs,                       # to `prune_recover`
@@ -200,8 +200,7 @@ def shrink(
     valids, hist, best = [s[1] for s in sets.values()], [], None
     say(f'pruning {ratio:.0%} of the channels and recovering on images of {spec.px}×{spec.px} pixels')
     while True:
-        try: small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, teacher=teacher,
-                                            round_to=4 if best else 8, seed=cfg.seed, **kwargs)
+        try: small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, round_to=4 if best else 8, seed=cfg.seed, **kwargs)
         except InputError:
             if best: break   # nothing left to cut
             raise
@@ -245,9 +244,8 @@ def build_files(
     export_onnx(model, spec, out/stage_files['fine-tuned'])
     t2 = time.perf_counter()
     whole, small_spec = small_input(cfg, model, spec, train.x.shape[1] == 1)
-    tutor = Tutor(model, spec, small_spec).to(device)
     ratio = agree(once(ckpt.folder/'ratio.json', lambda: find_ratio(cfg, whole, small_spec, sets[small_spec.px][0], out)))
-    small, small_spec, recovered = within_memory(lambda bs, kwargs: shrink(cfg, whole, small_spec, ratio, batches(small_spec, bs), tutor, sets, out, say, **kwargs))
+    small, small_spec, recovered = within_memory(lambda bs, kwargs: shrink(cfg, whole, small_spec, ratio, batches(small_spec, bs), sets, out, say, **kwargs))
     t3 = time.perf_counter()
     say('quantizing to int8')
     save_model(small, small_spec, out/'model')
