@@ -13,6 +13,7 @@ __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
 
@@ -420,9 +421,7 @@ def epoch_time(
 def tracking(folder: str | Path) -> list[Callback]:
     "fastai's `CSVLogger` (log.csv) and `TensorBoardCallback` (tensorboard/) into `folder`; raises `InputError` without TensorBoard."
     from fastai.callback.progress import CSVLogger
-    try:
-        import tensorboard
-        from fastai.callback.tensorboard import TensorBoardCallback
-    except ImportError: raise InputError('--track needs TensorBoard; pip install tensorboard.') from None
+    if not find_spec('tensorboard'): raise InputError('--track needs TensorBoard; pip install tensorboard.')
+    from fastai.callback.tensorboard import TensorBoardCallback
     folder = Path(folder)
     return [CSVLogger((folder/'log.csv').resolve(), append=True), TensorBoardCallback(folder/'tensorboard', trace_model=False, log_preds=False)]

@@ -1,0 +1,113 @@
+"""What streaming, ranks and checkpoints cost, on the CPU.
+
+    python -m bench.scale [PART ...]     # memory loading training ranks checkpoints; default: those that are missing
+
+Peak memory of training from streams of 10,000, 100,000 and 1,000,000 images (the same shards under many names); images a second of the stream against
+fastai's ImageDataLoaders and against batches in memory; two processes of one thread against one; the time that a checkpoint takes of the 20 s between two."""
+import argparse, json, os, resource, statistics, subprocess, sys, tempfile, time, warnings
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+from fastai.data.transforms import Normalize
+from fastai.vision.augment import Resize
+from fastai.vision.data import ImageDataLoaders
+from finetune_course.backbone import backbone, replace_head_
+from finetune_course.data import dataloaders, mnist5k, split
+from finetune_course.evaluate import environment
+from finetune_course.finetune import fit_, learner
+from finetune_course.scale import Checkpoint, StreamDL, load_shards, open_shards, rank_callbacks, start_ranks, stream_dataloaders, write_shards
+
+def png_folder(path):
+    for i, (x, c) in enumerate(zip((ds := mnist5k()).x, ds.y)):
+        (f := path/'train'/ds.vocab[c]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[0].numpy()).save(f/f'{i:04}.png')
+    return path
+
+def epoch(dl):
+    t, n = time.perf_counter(), 0
+    for xb, _ in dl: n += len(xb)
+    return n/(time.perf_counter() - t)
+
+def by_turns(ways, rounds=3):
+    "Medians of A B A B, after one round of warm-up"
+    runs = [[f() for f in ways.values()] for _ in range(rounds+1)][1:]
+    return {k: round(statistics.median(r[i] for r in runs), 1) for i, k in enumerate(ways)}
+
+def child(*argv, ranks=0):
+    cmd = [sys.executable, *(['-m', 'torch.distributed.run', '--nproc-per-node', str(ranks)] if ranks else []), '-m', 'bench.scale', '--one', *map(str, argv)]
+    out = subprocess.run(cmd, check=True, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1')).stdout
+    return json.loads(out.strip().splitlines()[-1])
+
+def memory(tmp, n):
+    "Peak memory and speed of one epoch of a tiny net over `n` images"
+    write_shards(png_folder(tmp/'f'), tmp/'s', rows=5000)
+    (tmp/'many').mkdir()
+    for k in range(n//5000): os.link(next((tmp/'s').glob('*.parquet')), tmp/'many'/f'train-{k:05}.parquet')
+    train, valid, _ = load_shards(tmp/'many', 28, most=500)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+    learn = learner(stream_dataloaders(train, valid, 256, (.5,), (.5,), aug=[]), net, splitter=lambda m: [list(m.parameters())])
+    t = time.perf_counter()
+    fit_(learn, 1)
+    return dict(images=n, peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024), images_s=round(n/(time.perf_counter() - t)))
+
+def loading(tmp):
+    write_shards(png_folder(tmp/'f'), tmp/'s', rows=1000)
+    shards = open_shards(tmp/'s')['train']
+    def fastai(w): return ImageDataLoaders.from_folder(tmp/'f', valid_pct=.01, item_tfms=Resize(48, method='squish'), batch_tfms=[Normalize.from_stats([.5]*3, [.5]*3, cuda=False)], bs=64, num_workers=w, device='cpu').train
+    return by_turns({f'{k}, {w} workers': (lambda f=f, w=w: epoch(f(w))) for w in (0, 2) for k, f in dict(stream=lambda w: StreamDL(shards, 48, num_workers=w), fastai=fastai).items()})
+
+def training(tmp):
+    write_shards(png_folder(tmp/'f'), tmp/'s', rows=1000)
+    train, valid, _ = load_shards(tmp/'s', 48, most=64)
+    within = mnist5k(48).take(range(0, 5000, 4))
+    def speed(dls, n):
+        learn = learner(dls, replace_head_(backbone(), 10))
+        t = time.perf_counter()
+        fit_(learn, 1)
+        return n/(time.perf_counter() - t)
+    train.shards.rows = 1250*5000//len(train.shards)      # as many batches as in memory
+    dls = stream_dataloaders(train, valid, 64)
+    return by_turns({'in memory': lambda: speed(dataloaders(within, valid), len(within)), 'stream': lambda: speed(dls, 64*len(dls.train))}, 2)
+
+def ranks(world, n=1280):
+    "Images a second of all ranks together, in the second epoch"
+    start_ranks(torch.device('cpu'))
+    train, valid = split(mnist5k(48).take(range(0, 5000, 5000//n)), .1)
+    learn = learner(dataloaders(train, valid.take(range(8)), 64//world), replace_head_(backbone(), 10), cbs=rank_callbacks(torch.device('cpu')))
+    fit_(learn, 1)
+    t = time.perf_counter()
+    fit_(learn, 1)
+    return len(learn.dls.train)*world*(64//world)/(time.perf_counter() - t)
+
+def checkpoints(tmp):
+    learn, ckpt = learner(dataloaders(*split(mnist5k(48).take(range(0, 5000, 20)), .2)), replace_head_(backbone(), 10)), Checkpoint(tmp)
+    times = []
+    def write(self, over=False, plain=Checkpoint.write):
+        t = time.perf_counter(); plain(self, over); times.append(time.perf_counter() - t)
+    Checkpoint.write, ckpt.every = write, 0
+    fit_(learn, 2, cbs=[ckpt])
+    return dict(seconds=round(statistics.median(times[:-1]), 3), mb=round(sum(f.stat().st_size for f in tmp.glob('*.previous'))/1e6, 1), share_of_20_s=round(statistics.median(times[:-1])/20, 4))
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('part', nargs='*')
+    a.add_argument('--one', nargs='+', help=argparse.SUPPRESS)   # in a process of its own
+    a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.json')
+    a = a.parse_args()
+    warnings.filterwarnings('ignore')
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        if a.one and a.one[0] == 'memory': return print(json.dumps(memory(tmp, int(a.one[1]))))
+        if a.one: return print(json.dumps(ranks(int(a.one[1]))))
+        def done(): return json.loads(a.out.read_text()) if a.out.is_file() else {}
+        parts = dict(memory=lambda t: [child('memory', n) for n in (10_000, 100_000, 1_000_000)], loading=loading, training=training, checkpoints=checkpoints,
+                     ranks=lambda t: by_turns({'1 process': lambda: child('ranks', 1), '2 processes': lambda: child('ranks', 2, ranks=2)}, 2))
+        for name in a.part or [p for p in parts if p not in done()]:
+            (folder := tmp/name).mkdir()
+            res = parts[name](folder)
+            a.out.write_text(json.dumps(done() | {name: res, 'environment': environment()}, indent=1) + '\n')
+            print(name, json.dumps(res), flush=True)
+
+if __name__ == '__main__': main()
