@@ -263,7 +263,8 @@ class TensorDL(TfmdDL):
     def create_batches(self, idxs):
         batches = list(chunked(list(idxs), self.bs, drop_last=self.drop_last))
         for c in batches[rank_distrib()%self.world:max(1, len(batches)//self.world)*self.world:self.world]:
-            yield self.dataset[torch.as_tensor(c, device=self.dataset.x.device)]
+            b = self.dataset[torch.as_tensor(c, device=self.dataset.x.device)]
+            yield b if b[0].is_cuda or self.device.type != 'cuda' else tuple(o.pin_memory().to(self.device, non_blocking=True) for o in b)
 
     def _one_pass(self): self._n_inp, self._types = 1, {tuple: [TensorImage, TensorCategory]}
 
@@ -307,9 +308,10 @@ def dataloaders(
     aug: list[Transform] | None = None,   # batch transforms for training; default `augment()`, `[]` for none
     device: str | torch.device = 'cpu',
 ) -> DataLoaders:  # batches (bs×channels×px×px float, bs)
-    "Training and validation batches, made on `device` from images that live there."
+    "Training and validation batches, made on `device` from images that live there where they fit."
     tfms = [IntToFloatTensor(), *(augment() if aug is None else aug), *([ToRGB()] if len(mean) == 3 else []), Normalize.from_stats(mean, std, cuda=False)]
-    dls = [TensorDL(replace(ds, split_idx=i).to(device), bs if i == 0 else 4*bs, shuffle=i == 0,
+    def place(ds): return ds if torch.device(device).type == 'cuda' and ds.x.nbytes > torch.cuda.mem_get_info()[0]/2 else ds.to(device)   # else batch by batch
+    dls = [TensorDL(place(replace(ds, split_idx=i)), bs if i == 0 else 4*bs, shuffle=i == 0,
                     drop_last=i == 0 and len(ds) >= bs, after_batch=tfms, device=device) for i, ds in enumerate((train, valid))]
     res = DataLoaders(*dls, device=device)
     res.vocab, res.c = train.vocab, len(train.vocab)
