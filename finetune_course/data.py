@@ -256,15 +256,15 @@ class TensorDL(TfmdDL):
     def __init__(self, ds: Images, bs: int = 64, shuffle: bool = False, drop_last: bool = False, **kwargs):
         super().__init__(ds, bs=bs, shuffle=shuffle, drop_last=drop_last, **{**kwargs, 'num_workers': 0})
 
-    def __len__(self): return max(1, super().__len__()//self.world)
+    def __len__(self): return super().__len__()//self.world
     @property
     def world(self): return num_distrib() if self.shuffle and num_distrib() else 1   # training batches are dealt out to the ranks like cards
 
     def create_batches(self, idxs):
         batches = list(chunked(list(idxs), self.bs, drop_last=self.drop_last))
-        for c in batches[rank_distrib()%self.world:max(1, len(batches)//self.world)*self.world:self.world]:
+        for c in batches[rank_distrib()%self.world:len(self)*self.world:self.world]:
             b = self.dataset[torch.as_tensor(c, device=self.dataset.x.device)]
-            yield b if b[0].is_cuda or self.device.type != 'cuda' else tuple(o.pin_memory().to(self.device, non_blocking=True) for o in b)
+            yield b if b[0].is_cuda or getattr(self.device, 'type', 'cpu') != 'cuda' else tuple(o.pin_memory().to(self.device, non_blocking=True) for o in b)
 
     def _one_pass(self): self._n_inp, self._types = 1, {tuple: [TensorImage, TensorCategory]}
 

@@ -226,6 +226,8 @@ def build_files(
 ) -> pd.DataFrame:       # the history; `attrs['seconds']`: the time that training took, the search for a cut included
     "Fine-tune, prune, recover, quantize; write each stage's file to `out`."
     device, (train, *_), fresh = pick_device(cfg.device), sets[cfg.small_px], copy.deepcopy(model.state_dict())
+    ranks = max(1, num_distrib())
+    bs = min(cfg.batch_size, len(train)//ranks)
     def batches(s, bs): return (stream_dataloaders if isinstance(train, Streamed) else dataloaders)(*sets[s.px][:2], bs, s.mean, s.std, device=device)
     def within_memory(fit):
         mark = ckpt.finished, ckpt.steps
@@ -233,11 +235,11 @@ def build_files(
             ckpt.finished, ckpt.steps = mark
             extra = [Recompute()]*cfg.grad_checkpointing + (tracking(out) if cfg.track and not rank_distrib() else [])
             return fit(bs, dict(cbs=[ckpt, *rank_callbacks(device), *extra, *cbs], show=show))
-        return fit_in_memory(attempt, min(cfg.batch_size, len(train)), say)
+        return fit_in_memory(attempt, bs, say)
     def tune(bs, kwargs):
         model.load_state_dict(fresh)
         return fit_(learner(batches(spec, bs), model), cfg.epochs, seed=cfg.seed, **kwargs)
-    say(f'fine-tuning {cfg.arch} on {n_images(train):,} images of {cfg.size}×{cfg.size} pixels, {device}, {min(cfg.batch_size, len(train))} × {max(1, num_distrib())} images a step')
+    say(f'fine-tuning {cfg.arch} on {n_images(train):,} images of {cfg.size}×{cfg.size} pixels, {device}, {bs} × {ranks} images a step')
     t0 = time.perf_counter()
     tuned = within_memory(tune)
     t1 = time.perf_counter()
