@@ -147,11 +147,11 @@ from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import SGD
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.data import dataloaders, mnist5k, split
-from finetune_course.finetune import fit_, learner
+from finetune_course.finetune import learner
 from finetune_course.scale import rank_callbacks, start_ranks
 start_ranks(torch.device('cpu'))
 torch.manual_seed(0)
-train, valid = split(mnist5k(28).take(range(0, 5000, 13)), .1)
+train, valid = split(mnist5k(28).take(range(0, 5000, 10)), .1)   # 28 batches of 16
 net = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8*13*13, 10))
 from fastai.callback.core import Callback
 class Frozen(Callback):
@@ -159,7 +159,8 @@ class Frozen(Callback):
 dls = dataloaders(train, valid, 16, (.5,), (.5,), aug=[])
 learn = learner(dls, net, splitter=lambda m: [list(m.parameters())], opt_func=SGD)
 acc = [] if 'RANK' in os.environ else [GradientAccumulation(32)]
-fit_(learn, 2, .05, cbs=[Frozen(), *rank_callbacks(torch.device('cpu')), *acc])
+dls.train.rng.seed(0)
+with learn.no_bar(), learn.no_logging(): learn.fit(2, .05, cbs=[Frozen(), *rank_callbacks(torch.device('cpu')), *acc])   # one rate: a schedule would count the small steps
 if int(os.environ.get('RANK', 0)) == 0: torch.save(net.state_dict(), sys.argv[1])
 '''
 
@@ -195,6 +196,6 @@ def test_vgg16_with_a_dense_head(files, tmp_path, capsys):
     from safetensors.torch import save_file
     torch.manual_seed(0)
     save_file(build('vgg16').state_dict(), tmp_path/'vgg16.safetensors')
-    assert main(['run', '--data', str(files), '--arch', 'vgg16', '--head', 'mlp', '--weights', str(tmp_path/'vgg16.safetensors'), *tiny[4:], '--out', str(tmp_path/'r')]) == 0
+    assert main(['run', '--data', str(files), '--arch', 'vgg16', '--head', 'mlp', '--weights', str(tmp_path/'vgg16.safetensors'), *tiny[4:], '--small-size', '32', '--out', str(tmp_path/'r')]) == 0
     rows = json.loads((tmp_path/'r'/'report.json').read_text())['rows']
     assert 15e6 < rows[0]['params'] < 16e6 and rows[1]['params'] < .3*rows[0]['params']
