@@ -51,6 +51,8 @@ def stock(spec: Spec) -> nn.Module:
 def drop_(model: nn.Module, names: list[str]):
     "Replace the named modules by `nn.Identity`, in place"
     for n in names: model.set_submodule(n, nn.Identity())
+    for m in model.modules():
+        if isinstance(m, nn.ReLU): m.inplace = False   # two in a row now would overwrite what training needs (VGG)
 
 def channel_spec(
     model: nn.Module,
