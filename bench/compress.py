@@ -4,7 +4,7 @@
 
 All points start from the net that was fine-tuned on the embedded 4,000. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
-command may be stopped and started again. Teachers are kept in bench/work."""
+command may be stopped and started again. Teachers are kept in bench/teachers."""
 import argparse, copy, json, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,7 +54,7 @@ def images(p, px, seed, folder):
 
 def teacher_of(p, seed, folder):
     "The fine-tuned net that all points of this seed start from, trained once"
-    stem = here/'work'/f'mnist5k-{p["size"]}-{seed}'
+    stem = here/'teachers'/f'mnist5k-{p["size"]}-{seed}'
     if stem.with_suffix('.json').is_file(): return load_model(stem)
     stem.parent.mkdir(exist_ok=True)
     train, valid, _ = images(p | dict(full=False), p['size'], seed, folder)

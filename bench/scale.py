@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 from fastai.data.transforms import Normalize
+from fastai.torch_core import rank_distrib
 from fastai.vision.augment import Resize
 from fastai.vision.data import ImageDataLoaders
 from finetune_course.backbone import backbone, replace_head_
@@ -100,7 +101,9 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         if a.one and a.one[0] == 'memory': return print(json.dumps(memory(tmp, int(a.one[1]))))
-        if a.one: return print(json.dumps(ranks(int(a.one[1]))))
+        if a.one:
+            rate = ranks(int(a.one[1]))
+            return print(json.dumps(rate)) if rank_distrib() == 0 else None
         def done(): return json.loads(a.out.read_text()) if a.out.is_file() else {}
         parts = dict(memory=lambda t: [child('memory', n) for n in (10_000, 100_000, 1_000_000)], loading=loading, training=training, checkpoints=checkpoints,
                      ranks=lambda t: by_turns({'1 process': lambda: child('ranks', 1), '2 processes': lambda: child('ranks', 2, ranks=2)}, 2))

@@ -12,7 +12,7 @@ __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
@@ -45,6 +45,7 @@ def _sources(src: Path) -> tuple[list[str], dict]:
     try: return vocab, {k: folder(p, vocab) for k, p in parts.items()}
     except ValueError as e: raise InputError(f'{src} has a class in test/ that train/ lacks ({e}); add it to train/ or remove it.') from None
 
+# %% ../nbs/08_scale.ipynb #ff9c7b54
 def write_shards(
     src: str | Path,     # class folders, train/ and test/ with class folders, or MNIST's IDX files
     out: str | Path,     # a new folder
@@ -120,6 +121,7 @@ def is_stream(data: str | Path) -> bool:
     "Whether `data` names Parquet shards, or a data set on the hub (owner/name, and no such path here)"
     return bool(shard_files(data)) or not Path(data).exists() and bool(re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(data)))
 
+# %% ../nbs/08_scale.ipynb #0a26735e
 def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' where there is one
     "The parts of a Parquet data set; raises `InputError` where it cannot be read or lacks images or named classes."
     import pyarrow.parquet as pq
@@ -162,6 +164,7 @@ def decode_rows(
     else: tiles = [torch.stack([fit_square(t, px) for t in tiles])] if tiles else [torch.zeros(0, channels, px, px, dtype=torch.uint8)]
     return TensorImage(tiles[0]), TensorCategory(torch.tensor(y, dtype=torch.int64))
 
+# %% ../nbs/08_scale.ipynb #30f6c246
 class StreamDL(TfmdDL):
     "Batches out of `Shards`; an epoch is as many batches as the images fill, and the stream goes round."
     def __init__(self, shards: Shards, px: int, channels: int = 1, bs: int = 64, buffer: int = 10_000, num_workers: int = 0, **kwargs):
@@ -197,6 +200,7 @@ def _images(source: Shards, px: int, n: int, cls=Images, **kwargs):
     x, y = decode_rows(rows, px, max(seen, default=1))
     return cls(x.as_subclass(Tensor), y.as_subclass(Tensor), source.vocab, **kwargs)
 
+# %% ../nbs/08_scale.ipynb #b4044fcc
 def load_shards(
     data: str | Path,
     px: int,
@@ -216,6 +220,7 @@ def load_shards(
     for s in rest, valid, test: s.x = as_channels(s.x, c)
     return rest, valid, test
 
+# %% ../nbs/08_scale.ipynb #f9f9a037
 def stream_dataloaders(
     train: Streamed, valid: Images,
     bs: int = 64,
@@ -306,6 +311,7 @@ def set_rng_state(s: dict):
     name, keys, *rest = s['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
+# %% ../nbs/08_scale.ipynb #60ca3a3b
 class _Rest(GetAttr):
     "A loader without its first `n` batches: they are drawn and thrown away, with random numbers of their own"
     _default = 'dl'
@@ -317,6 +323,7 @@ class _Rest(GetAttr):
             for _ in range(self.n): next(it)
         yield from it
 
+# %% ../nbs/08_scale.ipynb #86652212
 class Checkpoint(Callback):
     "Every so often, write all that training needs to go on; with `resume`, go on from there. One for all trainings of a run, in order."
     order = 100   # after the step, and after all others have noted down what they need
@@ -326,7 +333,7 @@ class Checkpoint(Callback):
     def path(self): return self.folder/f'fit{self.finished}.pt'
 
     def before_fit(self):
-        self.last, self.state, self.over = time.monotonic(), None, False
+        self.last, self.state = time.monotonic(), None
         if self.resume: self.state = read_state(self.path, self.dls.device)
         if self.state: self.resumed = self.steps + self.state['train_iter']
         if self.state and self.state['over']: raise CancelFitException
