@@ -6,7 +6,7 @@
 Each peer is used as its own documentation recommends; what had to be settled otherwise stands in its row (`recipe`). Every row names its runtime; `faster` is against
 the fine-tuned fp32 file in ONNX Runtime, `same_runtime_faster` against the fine-tuned fp32 net in the row's own runtime, turn by turn, on one thread. Peers that train
 get as many epochs as the course's own cut. With --idx everything is measured on MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out.
-A peer that does not run leaves a row that says so. Finished rows are written at once and skipped the next time; trained and converted files are kept in bench/work."""
+A peer that does not run leaves a row that says so. Finished rows are written at once and skipped the next time; trained and converted files are kept in bench/teachers."""
 import argparse, contextlib, copy, io, json, shutil, time
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ class Start:
     def __init__(self, seed, folder, epochs):
         self.seed, self.folder, self.epochs = seed, folder, epochs
         self.model, self.spec = teacher_of(default, seed, folder)
-        self.work = here/'work'/f'peers-{seed}-{epochs}'
+        self.work = here/'teachers'/f'peers-{seed}-{epochs}'
         self.work.mkdir(parents=True, exist_ok=True)
         self.sets = {}
 
