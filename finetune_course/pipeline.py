@@ -24,7 +24,7 @@ from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, confusion, environment, latency, losers, measure, paired_difference, per_class, plot_confusion, plot_worst
 from .prune import gentlest_cut, grey_stem_, n_channels, prune, prune_recover
 from .quantize import quantize_onnx
-from .scale import Checkpoint, Recompute, Streamed, agree, fit_in_memory, is_stream, load_shards, once, rank_callbacks, start_ranks, stream_dataloaders, tracking
+from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, load_shards, once, rank_callbacks, start_ranks, stream_dataloaders, tracking
 
 # %% ../nbs/09_pipeline.ipynb #981c2d3f
 @dataclass
@@ -44,6 +44,7 @@ class Config:
     max_drop: float | None = None        # cut on until more accuracy than this may be lost (validation, lower 95 % bound)
     batch_size: int = 64  # images at a time, in each process
     grad_checkpointing: bool = False  # less memory, more time: `lighten_`
+    compile: bool = False  # on CUDA, each training step as one graph: `Compile`
     seed: int = 0
     device: str = 'auto'
     out: str | None = None
@@ -74,7 +75,7 @@ class Config:
         for name, v in ('--target-latency', self.target_latency), ('--max-drop', self.max_drop), ('--checkpoint-every', self.checkpoint_every):
             if v is not None and not 0 < v < math.inf: raise InputError(f'{name} {v} is out of range; choose a number above 0.')
         if len(self.targets) > 1: raise InputError(f'{" and ".join(self.targets)} were given together; give one target.')
-        pick_device(self.device)
+        if pick_device(self.device).type != 'cuda' and self.compile: raise InputError('--compile is for CUDA GPUs, and this run has none; leave it out.')
         build(self.arch)
 
 # %% ../nbs/09_pipeline.ipynb #c874ca90
@@ -233,7 +234,7 @@ def build_files(
         mark = ckpt.finished, ckpt.steps
         def attempt(bs, cbs):
             ckpt.finished, ckpt.steps = mark
-            extra = [Recompute()]*cfg.grad_checkpointing + (tracking(out) if cfg.track and not rank_distrib() else [])
+            extra = [Recompute()]*cfg.grad_checkpointing + [Compile()]*cfg.compile + (tracking(out) if cfg.track and not rank_distrib() else [])
             return fit(bs, dict(cbs=[ckpt, *rank_callbacks(device), *extra, *cbs], show=show))
         return fit_in_memory(attempt, bs, say)
     def tune(bs, kwargs):

@@ -6,9 +6,9 @@ Docs: https://finetune-course.github.io/finetune_course/scale.html.md"""
 
 # %% auto #0
 __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 'decode_rows', 'StreamDL', 'Streamed',
-           'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute', 'save_state',
-           'read_state', 'rng_state', 'set_rng_state', 'Checkpoint', 'once', 'start_ranks', 'rank_callbacks', 'agree',
-           'epoch_time', 'tracking']
+           'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute', 'Compile',
+           'save_state', 'read_state', 'rng_state', 'set_rng_state', 'Checkpoint', 'once', 'start_ranks',
+           'rank_callbacks', 'agree', 'epoch_time', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
@@ -280,6 +280,16 @@ class Recompute(Callback):
     def after_fit(self):
         for u in self.units: del u.forward
 
+# %% ../nbs/08_scale.ipynb #172cd185
+class Compile(Callback):
+    "Training steps as one graph (on CUDA: hundreds of small kernels start as one). It compiles at the first step, half a minute or so: for long trainings."
+    order = 60   # after the net was wrapped for several devices
+    def __init__(self, **kwargs): self.kwargs, self.net = kwargs or dict(mode='reduce-overhead'), None   # to `torch.compile`
+    def before_fit(self):
+        if self.net is not self.model: self.net, self.fast = self.model, torch.compile(type(self.model).forward.__get__(self.model), **self.kwargs)
+    def before_train(self): self.model.forward = self.fast   # validation, whose batches have other sizes, is as it was
+    def after_train(self): del self.model.forward
+
 # %% ../nbs/08_scale.ipynb #8faffe7c
 def save_state(state: dict, path: Path):
     "Tensors and plain values, with a checksum at the end; the file that was there becomes `previous`"
@@ -310,6 +320,12 @@ def set_rng_state(s: dict):
     random.setstate(s['python'])
     name, keys, *rest = s['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+def _plain(o):
+    "Without NumPy's numbers (rates may be some), which a safe load refuses"
+    if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple, L)): return [_plain(v) for v in o]
+    return o.item() if isinstance(o, np.generic) else o
 
 # %% ../nbs/08_scale.ipynb #60ca3a3b
 class _Rest(GetAttr):
@@ -359,20 +375,17 @@ class Checkpoint(Callback):
     def write(self, over=False):
         if rank_distrib() == 0:
             rec, model = self.recorder, getattr(self.model, 'module', self.model)
-            save_state(dict(over=over, model=model.state_dict(), opt=None if over else self._optimizer(), epoch=self.epoch, done=self.done, shuffle=self.shuffle,
+            save_state(dict(over=over, model=model.state_dict(), opt=None if over else _plain(self.opt.state_dict()), epoch=self.epoch, done=self.done, shuffle=self.shuffle,
                             train_iter=self.train_iter, pct=self.pct_train, values=[[float(v) for v in r] for r in rec.values],
                             loss=(rec.smooth_loss.count, float(rec.smooth_loss.val)), scaler=self._scaler().state_dict() if self._scaler() else None, rng=rng_state()), self.path)
         self.last = time.monotonic()
     def restore(self, s):
         getattr(self.model, 'module', self.model).load_state_dict(s['model'])
-        if s['opt']: self.opt.load_state_dict(dict(s['opt'], hypers=L(s['opt']['hypers'])))
+        if o := s['opt']: self.opt.load_state_dict(dict(o, hypers=L(o['hypers'])) if 'hypers' in o else o)   # fastai's own, or a torch optimizer's
         if s['scaler'] and self._scaler(): self._scaler().load_state_dict(s['scaler'])
         self.learn.train_iter, self.learn.pct_train, self.recorder.values = s['train_iter'], s['pct'], s['values']
         self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = s['loss'][0], torch.tensor(s['loss'][1])
         set_rng_state(s['rng'])
-    def _optimizer(self):   # its rates may be NumPy's numbers, which a safe load refuses
-        s = self.opt.state_dict()
-        return dict(s, hypers=[{k: v.item() if isinstance(v, np.generic) else v for k, v in h.items()} for h in s['hypers']])
     def _scaler(self): return getattr(getattr(self, 'mixed_precision', None), 'scaler', None)
 
 # %% ../nbs/08_scale.ipynb #0cd49ccf

@@ -1,0 +1,140 @@
+"""Which recipe fine-tunes best? Judged on images that were taken out of the training images, never on the reported ones.
+
+    python -m bench.recipes [RECIPE ...] [--folds 4] [--jobs 1]     # cross-validation on the embedded 4,000: every recipe and fold that is missing
+    python -m bench.recipes RECIPE ... --report --idx FOLDER        # trained on all of them (or, a "large" recipe, on MNIST's 60,000), reported on the 10,000 test images
+
+Each row tells the mistakes of four ways to answer: the net, the average of its weights over the last steps, and both with the mean answer over eight
+slightly moved copies of each image. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+import argparse, copy, json, math, subprocess, sys, time, warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from fastai.callback.core import Callback
+from fastai.losses import LabelSmoothingCrossEntropyFlat
+from fastai.torch_core import TensorImage, params, set_seed
+from finetune_course.backbone import backbone, layer_groups, replace_head_
+from finetune_course.data import Pose, dataloaders, idx_folder, load
+from finetune_course.evaluate import environment
+from finetune_course.export import Spec
+from finetune_course.finetune import fit_, learner, pick_device
+from finetune_course.prune import drop_blind
+from finetune_course.scale import Compile
+
+affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
+bent = dict(affine, bend=.05)
+drawn = dict(bent, thick=.5)
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=False, smooth=.1)
+recipes = {   # of about five minutes on two cores, but for the first
+    '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
+    'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
+    'bent, 64 px': dict(aug=bent, px=64, epochs=14), 'drawn, 64 px': dict(aug=drawn, px=64, epochs=14),
+    'drawn, no blind end': dict(aug=drawn, epochs=36, drop=True), 'drawn, no blind end, 64 px': dict(aug=drawn, epochs=20, px=64, drop=True),
+}
+large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, epochs=30, px=28, plain=True)}
+
+class Drawn(Pose):
+    "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
+    def __init__(self, degrees=12., zoom=1.1, warp=.1, shear=0., shift=0., stretch=1., bend=0., thick=0.):
+        super().__init__(degrees, zoom, warp)
+        self.shear, self.shift, self.stretch, self.bend, self.thick = shear, shift, stretch, bend, thick
+
+    def encodes(self, x: TensorImage):
+        (n, _, h, w), x = x.shape, x.as_subclass(Tensor)
+        turn, size, tx, ty, px, py, slant, dx, dy, wide = torch.rand(10, n, 1, 1, device=x.device)*2 - 1
+        if self.thick:
+            k, u = 2*round(w/56)+1, (torch.rand(n, 1, 1, 1, device=x.device)*2 - 1)*self.thick
+            x = torch.where(u > 0, x.lerp(F.max_pool2d(x, k, 1, k//2), u.clamp(min=0)), x.lerp(-F.max_pool2d(-x, k, 1, k//2), (-u).clamp(min=0)))
+        a, s, st = turn*math.radians(self.degrees), self.zoom**size, self.stretch**wide
+        gx = torch.linspace(1/w-1, 1-1/w, w, device=x.device)
+        gy = torch.linspace(1/h-1, 1-1/h, h, device=x.device)[:, None]
+        tilt, u = 1 + self.warp*(px*gx + py*gy), st*gx + self.shear*slant*gy
+        v = gy/st
+        grid = torch.stack(((s*a.cos()*u + (s*a.sin()*v + (1-s)*tx))/tilt + self.shift*dx, ((s*a.cos()*v + (1-s)*ty) - s*a.sin()*u)/tilt + self.shift*dy), -1)
+        if self.bend: grid = grid + F.interpolate(self.bend*torch.randn(n, 2, 5, 5, device=x.device), (h, w), mode='bicubic', align_corners=True).permute(0, 2, 3, 1)
+        return TensorImage(F.grid_sample(x, grid, padding_mode='border', align_corners=False))
+
+class Average(Callback):
+    "An exponential moving average of the weights, over about the last 5 % of the steps"
+    def before_fit(self):
+        self.net = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(1 - 20/max(40, self.n_epoch*len(self.dls.train))), use_buffers=True)
+    def after_step(self): self.net.update_parameters(self.model)
+
+def plain_cnn(n_out, depth=10):
+    "Ten 3×3 convolutions without padding or strides on 28 pixels, after the first net of An et al., arXiv 2008.10400"
+    layers, c = [], 1
+    for i in range(depth):
+        layers += [nn.Conv2d(c, c := 32 + 16*i, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*(28-2*depth)**2, n_out, bias=False), nn.BatchNorm1d(n_out))
+
+@torch.no_grad()
+def answers(model, dls, n_moved):
+    "Class probabilities for the validation images: as they are, or the mean over moved copies"
+    set_seed(0)
+    model.eval()
+    def once(pipeline): return torch.cat([model(pipeline((TensorImage(x), ))[0].as_subclass(Tensor)).float().softmax(1) for x in dls.valid.dataset.x.split(500)])
+    out = once(dls.valid.after_batch)
+    return out if not n_moved else 2*out + sum(once(dls.train.after_batch) for _ in range(n_moved))
+
+@cache
+def fresh_net(px, drop, plain, n_out, seed):
+    "One net for all trainings of this kind, its weights at the start, and a callback that compiles it once"
+    set_seed(seed)
+    net = plain_cnn(n_out) if plain else replace_head_(backbone(), n_out)
+    if drop: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], px), .9)[0]
+    return net, copy.deepcopy(net.state_dict()), Compile()
+
+def train(name, train, valid, seed, device):
+    p, grey = (default | (recipes | large)[name]), (.5,)
+    dls = dataloaders(train, valid, p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=[Drawn(**p['aug'])], device=device)
+    net, start, compiled = fresh_net(p['px'], p['drop'], p['plain'], dls.c, seed if name in large else 0)
+    net.load_state_dict(start)
+    average, t = Average(), time.perf_counter()
+    learn = learner(dls, net, splitter=params if p['plain'] or p['drop'] else layer_groups, cbs=[average, *([compiled] if torch.device(device).type == 'cuda' else [])],
+                    loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
+    fit_(learn, p['epochs'], p['lr'], seed=seed)
+    seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
+    ways = {f'{k}{", moved" if n else ""}': answers(m, dls, n) for k, m in dict(net=learn.model, average=average.net.module).items() for n in (0, 8)}
+    return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o.argmax(1) != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
+
+def one(name, kind, seed, folder, folds, device):
+    px = (default | (recipes | large)[name])['px']
+    if kind == 'fold':
+        ds, _ = load('mnist5k', px)
+        part = torch.randperm(len(ds), generator=torch.Generator().manual_seed(0)).chunk(folds)
+        a, b = ds.take(torch.cat([p for i, p in enumerate(part) if i != seed])), ds.take(part[seed])
+    else:
+        a, b = idx_folder(folder, px)
+        if name not in large: a, _ = load('mnist5k', px)
+    return dict(kind=kind, **train(name, a, b, seed, device))
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('recipe', nargs='*', help=f'one or more of: {"; ".join(recipes | large)}')
+    a.add_argument('--folds', type=int, default=4)
+    a.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    a.add_argument('--idx', type=Path, help="folder with MNIST's four files")
+    a.add_argument('--report', action='store_true')
+    a.add_argument('--jobs', type=int, default=1)
+    a.add_argument('--job', type=int, default=0, help=argparse.SUPPRESS)
+    a.add_argument('--device', default='auto')
+    a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'recipes.jsonl')
+    a = a.parse_args()
+    warnings.filterwarnings('ignore')
+    kind, device = 'report' if a.report else 'fold', pick_device(a.device)
+    done = {(r['kind'], r['recipe'], r['seed']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
+    todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
+    if kind == 'report': todo.sort(key=lambda t: t[1])
+    share = math.ceil(len(todo)/a.jobs)
+    others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
+    for name, seed in todo[a.job*share:(a.job+1)*share]:
+        if (kind, name, seed) in done: continue
+        row = one(name, kind, seed, a.idx, a.folds, device) | dict(device=torch.cuda.get_device_name() if device.type == 'cuda' else environment()['cpu'])
+        with open(a.out, 'a') as f: f.write(json.dumps(row) + '\n')
+        print(row['kind'], row['recipe'], row['seed'], f'{row["seconds"]} s, mistakes of {row["n"]}:', {k: len(v) for k, v in row['wrong'].items()}, flush=True)
+    for p in others: p.wait()
+
+if __name__ == '__main__': main()
