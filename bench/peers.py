@@ -237,13 +237,12 @@ def captured(net, x): return torch.export.export(net, (x,), dynamic_shapes=({0: 
 
 def in_inductor(net, c, px):
     "Compiled for one batch size at a time, weights frozen, for one thread"
-    import torch._inductor.config as cfg
-    torch.set_num_threads(1)
-    cfg.freezing, cache = True, {}
+    cache = {}
     def run(bs):
+        torch.set_num_threads(1)
         if bs not in cache:
             torch._dynamo.reset()
-            f = torch.compile(copy.deepcopy(net), dynamic=False)
+            f = torch.compile(copy.deepcopy(net), dynamic=False, options={'freezing': True})
             def go(x):
                 with torch.no_grad(): return f(torch.from_numpy(x)).numpy()
             go(np.zeros((bs, c, px, px), np.uint8))
@@ -325,11 +324,13 @@ def main():
     done = json.loads(a.out.read_text()) if a.out.is_file() else dict(environment=environment(), rows=[])
     for seed in a.seeds:
         start = None
+        threads = torch.get_num_threads()
         for name in (n for n in peers if not a.peer or n.startswith(tuple(a.peer))):
             needs, peer = peers[name]
             if any((r['peer'], r['seed']) == (name, seed) for r in done['rows']): continue
             if missing := [p for p in needs if not find_spec(p.replace('-', '_'))]: print(f"{name}: needs {', '.join(missing)}; pip install -e '.[peers]'"); continue
             start = start or Start(seed, a.idx, a.epochs)
+            torch.set_num_threads(threads)   # one peer measures with a single one
             try: row = peer(start)
             except Exception as e: row = dict(note=first_line(e))   # the row is the result: on these versions it does not run
             done['rows'].append(dict(peer=name, seed=seed, versions={p: version(p) for p in needs}, **row))

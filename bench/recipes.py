@@ -4,7 +4,7 @@
     python -m bench.recipes RECIPE ... --report --idx FOLDER        # trained on all of them (or, a "large" recipe, on MNIST's 60,000), reported on the 10,000 test images
 
 Each row tells the mistakes of four ways to answer: the net, the average of its weights over the last steps, and both with the mean answer over eight
-slightly moved copies of each image. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+slightly moved copies of each image and, counted twice, the image itself. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, subprocess, sys, time, warnings
 from functools import cache
 from pathlib import Path
@@ -46,7 +46,7 @@ class Drawn(Pose):
         (n, _, h, w), x = x.shape, x.as_subclass(Tensor)
         turn, size, tx, ty, px, py, slant, dx, dy, wide = torch.rand(10, n, 1, 1, device=x.device)*2 - 1
         if self.thick:
-            k, u = 2*round(w/56)+1, (torch.rand(n, 1, 1, 1, device=x.device)*2 - 1)*self.thick
+            k, u = 2*max(1, round(w/56))+1, (torch.rand(n, 1, 1, 1, device=x.device)*2 - 1)*self.thick
             x = torch.where(u > 0, x.lerp(F.max_pool2d(x, k, 1, k//2), u.clamp(min=0)), x.lerp(-F.max_pool2d(-x, k, 1, k//2), (-u).clamp(min=0)))
         a, s, st = turn*math.radians(self.degrees), self.zoom**size, self.stretch**wide
         gx = torch.linspace(1/w-1, 1-1/w, w, device=x.device)
@@ -71,11 +71,11 @@ def plain_cnn(n_out, depth=10):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*(28-2*depth)**2, n_out, bias=False), nn.BatchNorm1d(n_out))
 
 @torch.no_grad()
-def answers(model, dls, n_moved):
-    "Class probabilities for the validation images: as they are, or the mean over moved copies"
+def answers(model, dls, x, n_moved):
+    "Class probabilities for the images `x`: as they are, or the mean over moved copies"
     set_seed(0)
     model.eval()
-    def once(pipeline): return torch.cat([model(pipeline((TensorImage(x), ))[0].as_subclass(Tensor)).float().softmax(1) for x in dls.valid.dataset.x.split(500)])
+    def once(pipeline): return torch.cat([model(pipeline((TensorImage(b), ))[0].as_subclass(Tensor)).float().softmax(1) for b in x.split(500)])
     out = once(dls.valid.after_batch)
     return out if not n_moved else 2*out + sum(once(dls.train.after_batch) for _ in range(n_moved))
 
@@ -87,17 +87,17 @@ def fresh_net(px, drop, plain, n_out, seed):
     if drop: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], px), .9)[0]
     return net, copy.deepcopy(net.state_dict()), Compile()
 
-def train(name, train, valid, seed, device):
+def train(name, train, valid, seed, device, head):
     p, grey = (default | (recipes | large)[name]), (.5,)
-    dls = dataloaders(train, valid, p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=[Drawn(**p['aug'])], device=device)
-    net, start, compiled = fresh_net(p['px'], p['drop'], p['plain'], dls.c, seed if name in large else 0)
+    dls = dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=[Drawn(**p['aug'])], device=device)
+    net, start, compiled = fresh_net(p['px'], p['drop'], p['plain'], dls.c, head)
     net.load_state_dict(start)
     average, t = Average(), time.perf_counter()
     learn = learner(dls, net, splitter=params if p['plain'] or p['drop'] else layer_groups, cbs=[average, *([compiled] if torch.device(device).type == 'cuda' else [])],
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
     fit_(learn, p['epochs'], p['lr'], seed=seed)
     seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
-    ways = {f'{k}{", moved" if n else ""}': answers(m, dls, n) for k, m in dict(net=learn.model, average=average.net.module).items() for n in (0, 8)}
+    ways = {f'{k}{", moved" if n else ""}': answers(m, dls, valid.x.to(dls.device), n) for k, m in dict(net=learn.model, average=average.net.module).items() for n in (0, 8)}
     return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o.argmax(1) != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
 
 def one(name, kind, seed, folder, folds, device):
@@ -109,7 +109,7 @@ def one(name, kind, seed, folder, folds, device):
     else:
         a, b = idx_folder(folder, px)
         if name not in large: a, _ = load('mnist5k', px)
-    return dict(kind=kind, **train(name, a, b, seed, device))
+    return dict(kind=kind, **train(name, a, b, seed, device, head=seed if kind == 'report' else 0))
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,16 +125,16 @@ def main():
     a = a.parse_args()
     warnings.filterwarnings('ignore')
     kind, device = 'report' if a.report else 'fold', pick_device(a.device)
-    done = {(r['kind'], r['recipe'], r['seed']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
+    done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
     share = math.ceil(len(todo)/a.jobs)
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
-        if (kind, name, seed) in done: continue
-        row = one(name, kind, seed, a.idx, a.folds, device) | dict(device=torch.cuda.get_device_name() if device.type == 'cuda' else environment()['cpu'])
+        if (kind, name, seed, a.folds) in done: continue
+        row = one(name, kind, seed, a.idx, a.folds, device) | dict(folds=a.folds, device=torch.cuda.get_device_name() if device.type == 'cuda' else environment()['cpu'])
         with open(a.out, 'a') as f: f.write(json.dumps(row) + '\n')
         print(row['kind'], row['recipe'], row['seed'], f'{row["seconds"]} s, mistakes of {row["n"]}:', {k: len(v) for k, v in row['wrong'].items()}, flush=True)
-    for p in others: p.wait()
+    if any([p.wait() for p in others]): raise SystemExit('a job failed: see above; start again for what is missing.')
 
 if __name__ == '__main__': main()

@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
     r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where memory runs out')
     r.add_argument('--grad-checkpointing', action='store_true', help='recompute activations instead of keeping them: less memory, more time')
-    r.add_argument('--compile', action='store_true', help='CUDA: each training step as one graph; pays when training takes minutes')
+    r.add_argument('--compile', action='store_true', help='CUDA: forward and backward pass as one graph each; pays when training takes minutes')
     r.add_argument('--seed', type=int, metavar='N', help='default 0')
     r.add_argument('--device', choices=['auto', 'cpu', 'cuda', 'mps'], help='default auto')
     r.add_argument('--out', metavar='DIR', help='default: a new runs/<time>')

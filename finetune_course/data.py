@@ -161,7 +161,7 @@ def decode_image(
             if im.has_transparency_data:
                 im = im.convert('RGBA')
                 im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-            a = np.asarray(im.convert('L' if im.mode in ('L', '1') else 'RGB'))
+            a = np.asarray(im if im.mode in ('L', 'RGB') else im.convert('L' if im.mode == '1' else 'RGB'))
     except Exception as e:   # a broken file makes Pillow's readers raise nearly anything
         raise InputError(f'{name or file} cannot be read as an image ({type(e).__name__}); replace or remove it.') from None
     x = torch.from_numpy(a.copy())

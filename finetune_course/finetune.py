@@ -166,7 +166,7 @@ def short_recipe(
     epochs: int = 2,
     seed: int = 0,
 ) -> tuple[Learner, Images]:  # a trained learner (validation: a tenth of the training images), the held-out test images
-    "The reduced recipe that later chapters start from: small pictures, two epochs, some 20 seconds on two cores."
+    "The reduced recipe that later chapters start from: small pictures, two epochs."
     train, test = load('mnist5k', px)
     mean, std = pixel_stats(arch)
     dls = dataloaders(*split(train, .1, seed), mean=mean, std=std)

@@ -44,7 +44,7 @@ class Config:
     max_drop: float | None = None        # cut on until more accuracy than this may be lost (validation, lower 95 % bound)
     batch_size: int = 64  # images at a time, in each process
     grad_checkpointing: bool = False  # less memory, more time: `lighten_`
-    compile: bool = False  # on CUDA, each training step as one graph: `Compile`
+    compile: bool = False  # on CUDA, forward and backward pass as one graph each: `Compile`
     seed: int = 0
     device: str = 'auto'
     out: str | None = None
@@ -234,7 +234,8 @@ def build_files(
         mark = ckpt.finished, ckpt.steps
         def attempt(bs, cbs):
             ckpt.finished, ckpt.steps = mark
-            extra = [Recompute()]*cfg.grad_checkpointing + [Compile()]*cfg.compile + (tracking(out) if cfg.track and not rank_distrib() else [])
+            graph = cfg.compile and not cbs   # gradients of a graph cannot be accumulated
+            extra = [Recompute()]*cfg.grad_checkpointing + [Compile()]*graph + (tracking(out) if cfg.track and not rank_distrib() else [])
             return fit(bs, dict(cbs=[ckpt, *rank_callbacks(device), *extra, *cbs], show=show))
         return fit_in_memory(attempt, bs, say)
     def tune(bs, kwargs):
@@ -265,7 +266,7 @@ def report(rows: list[Row], **about) -> dict:
 def resumable(cfg: Config, train: Images) -> dict:
     "What must be the same when a run goes on"
     leave = 'out', 'force', 'resume', 'checkpoint_every', 'track'
-    return {k: v for k, v in asdict(cfg).items() if k not in leave} | dict(images=train.digest, processes=max(1, num_distrib()))
+    return {k: v for k, v in asdict(cfg).items() if k not in leave} | dict(images=train.digest, device=pick_device(cfg.device).type, processes=max(1, num_distrib()))
 
 def check_same(cfg: Config, train: Images, ckpt: Checkpoint):
     "Raise `InputError` where an unfinished run was started in another way"

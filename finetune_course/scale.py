@@ -157,12 +157,12 @@ def decode_rows(
     "One batch of a stream, decoded."
     tiles, y = [], []
     for b, c in rows:
-        try: tiles.append(as_channels(decode_image(io.BytesIO(b), f'an image of class {c}')[None], channels)[0])
+        try: tiles.append(decode_image(io.BytesIO(b), f'an image of class {c}'))
         except InputError as e: warnings.warn(f'{e} It was left out.')
         else: y.append(c)
-    if len({t.shape for t in tiles}) == 1: tiles = [fit_square(torch.stack(tiles), px)]   # all at once: much quicker
-    else: tiles = [torch.stack([fit_square(t, px) for t in tiles])] if tiles else [torch.zeros(0, channels, px, px, dtype=torch.uint8)]
-    return TensorImage(tiles[0]), TensorCategory(torch.tensor(y, dtype=torch.int64))
+    if len({t.shape for t in tiles}) == 1: x = fit_square(as_channels(torch.stack(tiles), channels), px)   # all at once: much quicker
+    else: x = torch.cat([torch.zeros(0, channels, px, px, dtype=torch.uint8), *(fit_square(as_channels(t[None], channels), px) for t in tiles)])
+    return TensorImage(x), TensorCategory(torch.tensor(y, dtype=torch.int64))
 
 # %% ../nbs/08_scale.ipynb #30f6c246
 class StreamDL(TfmdDL):
@@ -261,7 +261,9 @@ def fit_in_memory(
         try: return fit(bs//times, [GradientAccumulation(bs//times*times)] if times > 1 else [])
         except torch.OutOfMemoryError: pass
         gc.collect()   # outside of `except`: the error holds on to the tensors
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.compiler.reset()   # a compiled net's graph holds memory too
+            torch.cuda.empty_cache()
         say(f'out of memory: {bs//times//2} images at a time from now on, {2*times} times before each step')
 
 # %% ../nbs/08_scale.ipynb #1ba5e9b3
@@ -282,13 +284,14 @@ class Recompute(Callback):
 
 # %% ../nbs/08_scale.ipynb #172cd185
 class Compile(Callback):
-    "Training steps as one graph (on CUDA: hundreds of small kernels start as one). It compiles at the first step, half a minute or so: for long trainings."
+    "Forward and backward pass as one graph each: on CUDA, hundreds of small kernels start as one. It compiles at the first step, so it is for long trainings."
     order = 60   # after the net was wrapped for several devices
     def __init__(self, **kwargs): self.kwargs, self.net = kwargs or dict(mode='reduce-overhead'), None   # to `torch.compile`
     def before_fit(self):
         if self.net is not self.model: self.net, self.fast = self.model, torch.compile(type(self.model).forward.__get__(self.model), **self.kwargs)
     def before_train(self): self.model.forward = self.fast   # validation, whose batches have other sizes, is as it was
-    def after_train(self): del self.model.forward
+    def after_train(self): vars(self.net).pop('forward', None)
+    def after_fit(self): self.after_train()   # where training was cancelled
 
 # %% ../nbs/08_scale.ipynb #8faffe7c
 def save_state(state: dict, path: Path):
