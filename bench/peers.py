@@ -237,15 +237,16 @@ def captured(net, x): return torch.export.export(net, (x,), dynamic_shapes=({0: 
 
 def in_inductor(net, c, px):
     "Compiled for one batch size at a time, weights frozen, for one thread"
+    import torch._inductor.config as cfg
     cache = {}
     def run(bs):
         torch.set_num_threads(1)
         if bs not in cache:
             torch._dynamo.reset()
-            f = torch.compile(copy.deepcopy(net), dynamic=False, options={'freezing': True})
+            f = torch.compile(copy.deepcopy(net), dynamic=False)
             def go(x):
                 with torch.no_grad(): return f(torch.from_numpy(x)).numpy()
-            go(np.zeros((bs, c, px, px), np.uint8))
+            with cfg.patch(freezing=True): go(np.zeros((bs, c, px, px), np.uint8))   # as an option of `compile` it fails on int8
             cache[bs] = go
         return cache[bs]
     return run, c, px
