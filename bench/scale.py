@@ -4,7 +4,7 @@
 
 Peak memory of training from streams of 10,000, 100,000 and 1,000,000 images (the same shards under many names); images a second of the stream against
 fastai's ImageDataLoaders and against batches in memory; two processes of one thread and 64 images a step each against one; the time that a checkpoint takes of the 20 s between two."""
-import argparse, json, os, resource, statistics, subprocess, sys, tempfile, time, warnings
+import argparse, json, os, re, statistics, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
 import torch
@@ -41,17 +41,26 @@ def child(*argv, ranks=0):
     out = subprocess.run(cmd, check=True, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1')).stdout
     return json.loads(out.strip().splitlines()[-1])
 
-def memory(tmp, n):
-    "Peak memory and speed of one epoch of a tiny net over `n` images"
+def memory(tmp):
+    "The shards are written here, and read by processes that do nothing else"
     write_shards(png_folder(tmp/'f'), tmp/'s', rows=5000)
-    (tmp/'many').mkdir()
-    for k in range(n//5000): os.link(next((tmp/'s').glob('*.parquet')), tmp/'many'/f'train-{k:05}.parquet')
-    train, valid, _ = load_shards(tmp/'many', 28, most=500)
+    def one(n):
+        (many := tmp/f'{n}').mkdir()
+        for k in range(n//5000): os.link(next((tmp/'s').glob('*.parquet')), many/f'train-{k:05}.parquet')
+        return child('memory', n, many)
+    return [one(n) for n in (10_000, 100_000, 1_000_000)]
+
+def peak_mb():   # Linux; `getrusage` would tell the parent's, from before this program started
+    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024
+
+def train_once(n, folder):
+    "Peak memory and speed of one epoch of a tiny net over `n` images"
+    train, valid, _ = load_shards(folder, 28, most=500)
     net = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
     learn = learner(stream_dataloaders(train, valid, 256, (.5,), (.5,), aug=[]), net, splitter=lambda m: [list(m.parameters())])
     t = time.perf_counter()
     fit_(learn, 1)
-    return dict(images=n, peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024), images_s=round(n/(time.perf_counter() - t)))
+    return dict(images=n, peak_mb=round(peak_mb()), images_s=round(n/(time.perf_counter() - t)))
 
 def loading(tmp):
     write_shards(png_folder(tmp/'f'), tmp/'s', rows=1000)
@@ -100,12 +109,12 @@ def main():
     warnings.filterwarnings('ignore')
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        if a.one and a.one[0] == 'memory': return print(json.dumps(memory(tmp, int(a.one[1]))))
+        if a.one and a.one[0] == 'memory': return print(json.dumps(train_once(int(a.one[1]), Path(a.one[2]))))
         if a.one:
             rate = ranks(int(a.one[1]))
             return print(json.dumps(rate)) if rank_distrib() == 0 else None
         def done(): return json.loads(a.out.read_text()) if a.out.is_file() else {}
-        parts = dict(memory=lambda t: [child('memory', n) for n in (10_000, 100_000, 1_000_000)], loading=loading, training=training, checkpoints=checkpoints,
+        parts = dict(memory=memory, loading=loading, training=training, checkpoints=checkpoints,
                      ranks=lambda t: by_turns({'1 process': lambda: child('ranks', 1), '2 processes': lambda: child('ranks', 2, ranks=2)}, 2))
         for name in a.part or [p for p in parts if p not in done()]:
             (folder := tmp/name).mkdir()
