@@ -179,6 +179,8 @@ def main(argv: list[str] | None = None) -> int:  # exit code: 0 done, 2 bad inpu
         if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')   # a console that lacks a letter shows ?
     args = parser().parse_args(argv)
     warnings.filterwarnings('ignore')
+    warnings.filterwarnings('default', '.*It was left out')   # an image of a stream; once for each class and reason
+    warnings.showwarning = lambda message, *_: print(f'finetune-course: warning: {message}', file=sys.stderr)
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     try: return args.func(args) or 0
     except KeyboardInterrupt:

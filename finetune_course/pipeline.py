@@ -142,7 +142,7 @@ def load_sizes(cfg: Config) -> dict[int, tuple[Images, Images, Images]]:  # size
     sets = {}
     for px in {cfg.size: 0, cfg.small_px: 0}:
         if is_stream(cfg.data):
-            sets[px] = load_shards(cfg.data, px)
+            sets[px] = load_shards(cfg.data, px, strict=cfg.strict)
             continue
         rest, test = load(cfg.data, px, cfg.strict)
         sets[px] = *split(rest, .1, cfg.seed), test
@@ -366,7 +366,7 @@ def evaluate_run(
     own, vocab = rep['data'], rep['data']['classes']
     path = Path(data := data or own['source'])
     def images(px):
-        if is_stream(data): test = load_shards(data, px)[2]
+        if is_stream(data): test = load_shards(data, px, strict=strict)[2]
         elif not path.is_dir() or str(path.resolve()) == own['source']: test = load(data, px, strict)[1]
         elif any(path.glob('*-ubyte*')): test, = idx_folder(path, px, ['test'])
         else: test = class_folders(path/'test' if (path/'test').is_dir() else path, px, strict, vocab)

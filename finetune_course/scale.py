@@ -193,10 +193,14 @@ class Streamed(Images):
     "A sample of the training images in memory, and the stream of all of them."
     shards: Shards | None = None
 
+def _channels(b: bytes) -> int:
+    try: return decode_image(io.BytesIO(b)).shape[0]
+    except InputError: return 1   # `decode_rows` will tell
+
 def _images(source: Shards, px: int, n: int, cls=Images, **kwargs):
     "The first `n` images, in memory"
     rows = list(islice(source.read(), n))
-    seen = [decode_image(io.BytesIO(b)).shape[0] for b, _ in rows[:200]]
+    seen = [_channels(b) for b, _ in rows[:200]]
     x, y = decode_rows(rows, px, max(seen, default=1))
     return cls(x.as_subclass(Tensor), y.as_subclass(Tensor), source.vocab, **kwargs)
 
@@ -205,8 +209,10 @@ def load_shards(
     data: str | Path,
     px: int,
     most: int = 5000,   # images to hold in memory of each part
+    strict: bool = False,  # refused: a stream cannot tell beforehand
 ) -> tuple[Streamed, Images, Images]:  # training, validation, held-out test images
     "A tenth of the training stream, at most `most` images, is kept for validation; where there is no test part, as many for that."
+    if strict: raise InputError(f'--strict cannot know whether all images in {data} are readable; write them with finetune-course shard --strict, and leave --strict out here.')
     parts = open_shards(data)
     train, share = parts['train'], min(.1, most/max(1, parts['train'].rows))
     test = parts.get('test') or train.part(share, 2*share)

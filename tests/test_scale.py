@@ -77,6 +77,21 @@ def test_streams_that_cannot_serve(tmp_path, capsys, shards):
     assert 'no images' in refused('shard', tmp_path, tmp_path/'x')
     assert not (tmp_path/'o').exists() and not (tmp_path/'x').exists()
 
+def test_unreadable_images_in_a_stream_are_told(tmp_path, shards):
+    import pyarrow as pa, pyarrow.parquet as pq
+    (tmp_path/'s').mkdir()
+    for f in shards.glob('*.parquet'):
+        rows = pq.read_table(f)
+        broken = [dict(o, bytes=o['bytes'][:60]) if i % 9 == 0 else o for i, o in enumerate(rows['image'].to_pylist())]
+        pq.write_table(rows.set_column(0, rows.schema.field('image'), pa.array(broken, rows.schema.field('image').type)), tmp_path/'s'/f.name)
+    p = start('run', '--data', tmp_path/'s', *tiny, '--out', tmp_path/'r')
+    _, err = p.communicate(timeout=600)
+    assert p.returncode == 0, err
+    assert 1 <= err.count('It was left out') <= 40 and err.count('Traceback') == 0
+    p = start('run', '--data', tmp_path/'s', '--strict', *tiny, '--out', tmp_path/'x')
+    _, err = p.communicate(timeout=600)
+    assert p.returncode == 2 and 'shard --strict' in err and not (tmp_path/'x').exists()
+
 def test_a_run_from_a_stream(shards, tmp_path, capsys):
     assert main(['run', '--data', str(shards), *tiny, '--track', '--out', str(tmp_path/'r')]) == 0
     rep = json.loads((tmp_path/'r'/'report.json').read_text())
