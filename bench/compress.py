@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np, onnx, onnxruntime, torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from fastai.torch_core import TensorImage, set_seed
 from finetune_course.backbone import predict_tensor
 from finetune_course.data import dataloaders, idx_folder, load, split
@@ -86,14 +85,19 @@ def make(name, seed, folder):
         rows = measure(files, *(s[2] for s in sets.values()))
         same = export_onnx(*small_input(cfg, model, spec, grey=True), tmp/'same.onnx')
         ratios = {f'same_size_faster_b{bs}': (lambda a, b: a/b)(*latency(same, files['int8'], bs, 60 if bs == 1 else 15)) for bs in (1, 64)}
-        ratios |= dict(gops_b64=2*macs(net, small_spec)*64/rows[-1].latency_ms_b64/1e6, int8_peak_gops=int8_peak(tmp))
+        ratios |= dict(gops_b64=2*macs(net, len(small_spec.mean), small_spec.px)*64/rows[-1].latency_ms_b64/1e6, int8_peak_gops=int8_peak(tmp))
     if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, sets[p['px']][2], teacher, seed)
     return dict(point=name, seed=seed, **p, weight_bits=7, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **{r.stage: asdict(r) for r in rows}, **ratios)
 
-def macs(net, spec):
-    "Multiplications of one image"
-    with FlopCounterMode(display=False) as count, torch.no_grad(): net.eval()(torch.zeros(1, len(spec.mean), spec.px, spec.px))
-    return count.get_total_flops()//2
+@torch.no_grad()
+def macs(net, channels, px):
+    "Multiplications of one image, forward (torch's FlopCounterMode counts grouped convolutions wrongly in some versions)"
+    n, hooks = [], []
+    for m in net.eval().modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)): hooks.append(m.register_forward_hook(lambda m, i, o: n.append(m.weight.numel()*o[0, 0].numel())))
+    net(torch.zeros(1, channels, px, px))
+    for h in hooks: h.remove()
+    return sum(n)
 
 def int8_peak(folder, n=1024):
     "Operations a nanosecond of one thread in a large U8S8 matrix product: the most that this runtime gets out of this processor"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import nn
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.optimizer import Adam
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import vision_learner
 from fastai.torch_core import set_seed
+from bench.compress import macs
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.data import dataloaders, idx_folder, split
 from finetune_course.evaluate import environment
@@ -42,15 +42,6 @@ def theirs(folder, bs=64, half=False):
     learn = vision_learner(dls, arch, pretrained=False)
     learn.unfreeze()
     return learn.to_fp16() if half else learn
-
-@torch.no_grad()
-def flops(model, px=64):
-    "Of one image, forward; backward takes twice as many"
-    n, hooks = [], []
-    for m in model.eval().modules():
-        if isinstance(m, (nn.Conv2d, nn.Linear)): hooks.append(m.register_forward_hook(lambda m, i, o: n.append(2*m.weight.numel()*o[0, 0].numel())))
-    model(torch.zeros(1, 3, px, px))
-    return sum(n)
 
 class Clock(Callback):
     "Images a second, after `skip` steps, for `seconds`"
@@ -94,7 +85,7 @@ def rates(train, valid, save):
     for _ in range(3): x @ x
     peak = 20*2*8192**3/timed(lambda: [x @ x for _ in range(20)])
     best = max(statistics.median(r) for k, r in res.items() if k.startswith('ours') and r)
-    save(dict(images_s=res, seconds_before_the_clock=first, broken=broken, peak_tflops=round(peak/1e12), share_of_peak=round(3*flops(start(0))*best/peak, 4)))
+    save(dict(images_s=res, seconds_before_the_clock=first, broken=broken, peak_tflops=round(peak/1e12), share_of_peak=round(6*macs(start(0), 3, 64)*best/peak, 4)))
 
 def schedule(train, valid, test, save):
     reported, net, graph, res = dataloaders(test, test, 512, device='cuda').valid, start(0), Compile(), dict(schedules=[])

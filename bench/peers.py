@@ -323,9 +323,9 @@ def main():
     a = a.parse_args()
     if unknown := [p for p in a.peer if not any(n.startswith(p) for n in peers)]: raise SystemExit(f'unknown peer {unknown[0]!r}; choose one of {"; ".join(peers)}')
     done = json.loads(a.out.read_text()) if a.out.is_file() else dict(environment=environment(), rows=[])
+    threads = torch.get_num_threads()
     for seed in a.seeds:
         start = None
-        threads = torch.get_num_threads()
         for name in (n for n in peers if not a.peer or n.startswith(tuple(a.peer))):
             needs, peer = peers[name]
             if any((r['peer'], r['seed']) == (name, seed) for r in done['rows']): continue

@@ -152,7 +152,7 @@ def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' w
 def decode_rows(
     rows: list[tuple[bytes, int]],
     px: int,
-    channels: int = 1,
+    channels: int | None = 1,  # None: 3 where any image has colour
 ) -> tuple[TensorImage, TensorCategory]:  # uint8 n×channels×px×px, int64 n; unreadable images are left out, with a warning
     "One batch of a stream, decoded."
     tiles, y = [], []
@@ -160,6 +160,7 @@ def decode_rows(
         try: tiles.append(decode_image(io.BytesIO(b), f'an image of class {c}'))
         except InputError as e: warnings.warn(f'{e} It was left out.')
         else: y.append(c)
+    channels = channels or max((len(t) for t in tiles), default=1)
     if len({t.shape for t in tiles}) == 1: x = fit_square(as_channels(torch.stack(tiles), channels), px)   # all at once: much quicker
     else: x = torch.cat([torch.zeros(0, channels, px, px, dtype=torch.uint8), *(fit_square(as_channels(t[None], channels), px) for t in tiles)])
     return TensorImage(x), TensorCategory(torch.tensor(y, dtype=torch.int64))
@@ -193,15 +194,10 @@ class Streamed(Images):
     "A sample of the training images in memory, and the stream of all of them."
     shards: Shards | None = None
 
-def _channels(b: bytes) -> int:
-    try: return decode_image(io.BytesIO(b)).shape[0]
-    except InputError: return 1   # `decode_rows` will tell
-
 def _images(source: Shards, px: int, n: int, cls=Images, **kwargs):
     "The first `n` images, in memory"
     rows = list(islice(source.read(), n))
-    seen = [_channels(b) for b, _ in rows[:200]]
-    x, y = decode_rows(rows, px, max(seen, default=1))
+    x, y = decode_rows(rows, px, None)
     return cls(x.as_subclass(Tensor), y.as_subclass(Tensor), source.vocab, **kwargs)
 
 # %% ../nbs/08_scale.ipynb #b4044fcc
