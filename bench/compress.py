@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, onnx, onnxruntime, torch
 from torch import nn
 from fastai.torch_core import TensorImage, set_seed
-from finetune_course.backbone import predict_tensor
+from finetune_course.backbone import plain_cnn, predict_tensor
 from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import environment, latency, measure
 from finetune_course.export import export_onnx, load_model, save_model
@@ -25,23 +25,18 @@ here = Path(__file__).parent
 default = dict(ratio=.95, px=28, epochs=40, cuts=1, round_to=8, teacher=True, start='fine-tuned', full=False, size=48, bs=64, width=24, bits=False)
 race = dict(ratio=.962, epochs=24, round_to=4)   # the same size and budget four times
 full = dict(full=True, bs=128, epochs=16, teacher=False)   # with labels enough
-tiny = dict(ratio=.972, round_to=4)   # 20 KB, as the plain net of width 13
+tiny = dict(ratio=.972, round_to=4)   # 20 KB, as the plain net of 13 and 26 channels
 points = {
     'one-shot': race, 'iterative': dict(race, cuts=4),
     'one-shot, no teacher': dict(race, teacher=False), 'iterative, no teacher': dict(race, cuts=4, teacher=False),
     'R 0.95': dict(bits=True), 'R 0.95, no teacher': dict(teacher=False), 'R 0.95, from scratch': dict(start='scratch'),
     'plain CNN, from scratch': dict(start='plain'), '20 KB': tiny, '20 KB, plain CNN, from scratch': dict(start='plain', width=13),
+    'plain CNN, from scratch, no teacher': dict(start='plain', teacher=False), '20 KB, plain CNN, from scratch, no teacher': dict(start='plain', width=13, teacher=False),
     **{f'R {r}': dict(ratio=r) for r in (.86, .9, .96)},
     **{f'R 0.95, {px} px': dict(px=px) for px in (20, 36)},
     'R 0.7, blind end kept': dict(ratio=.7),
     'full MNIST, 20 KB': dict(tiny, **full), 'full MNIST, 20 KB, plain CNN, from scratch': dict(full, start='plain', width=13),
 }
-
-def plain_cnn(n_out, w):
-    "What one would write without a pretrained net: five 3×3 convolutions, from `w` channels to twice as many; 24: some 57,000 weights, 13: 17,000"
-    def block(a, b, stride): return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU6(inplace=True))
-    return nn.Sequential(block(1, w, 2), block(w, w, 1), block(w, 2*w, 2), block(2*w, 2*w, 1), block(2*w, 2*w, 1),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2*w, n_out))
 
 def images(p, px, seed, folder):
     "Training, validation and reported images of one size"
@@ -74,7 +69,7 @@ def make(name, seed, folder):
     dls = dataloaders(train, valid, p['bs'], small_spec.mean, small_spec.std)
     teacher = Tutor(model, spec, small_spec) if p['teacher'] else None
     if p['start'] == 'plain':
-        net = plain_cnn(len(spec.vocab), p['width'])
+        net = plain_cnn(p['width'], len(small_spec.mean), len(spec.vocab))
         recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
     else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, p['round_to'], seed=seed)
     seconds = time.perf_counter() - start

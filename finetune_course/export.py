@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/export.html.md"""
 
 # %% auto #0
 __all__ = ['Pixels', 'Spec', 'stock', 'drop_', 'channel_spec', 'reshape_', 'write_atomic', 'save_model', 'load_model', 'strip_',
-           'save_onnx', 'export_onnx', 'as_channels', 'Reader']
+           'save_onnx', 'quiet', 'export_onnx', 'as_channels', 'Reader']
 
 # %% ../nbs/04_export.ipynb #17271d01
 import contextlib, copy, io, json, logging, os, warnings
@@ -158,6 +158,15 @@ def save_onnx(onnx_model, path: str | Path, spec: Spec) -> Path:
     return Path(path)
 
 # %% ../nbs/04_export.ipynb #00953483
+@contextlib.contextmanager
+def quiet(name: str = ''):
+    "Within the block a logger keeps its warnings to itself: they are about what is taken care of here."
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try: yield
+    finally: log.setLevel(level)
+
 def export_onnx(
     model: nn.Module,   # takes normalised float images; is left as it is
     spec: Spec,
@@ -165,17 +174,14 @@ def export_onnx(
 ) -> Path:
     "One ONNX file (opset 20): input `images` uint8 N×C×PX×PX, output `logits`; N is free, BatchNorm is folded into the convolutions."
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    for m in model.modules():
+        if getattr(m, 'inplace', False): m.inplace = False   # the same file, a third sooner
     net = Pixels(model, spec.mean, spec.std).eval()
     x = torch.zeros(2, len(spec.mean), spec.px, spec.px, dtype=torch.uint8)
-    log = logging.getLogger('torch.onnx')
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            prog = torch.onnx.export(net, (x,), dynamo=True, opset_version=20, input_names=['images'], output_names=['logits'],
-                                     dynamic_shapes=({0: torch.export.Dim('n')},), verbose=False)
-    finally: log.setLevel(level)
+    with quiet('torch.onnx'), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        prog = torch.onnx.export(net, (x,), dynamo=True, opset_version=20, input_names=['images'], output_names=['logits'],
+                                 dynamic_shapes=({0: torch.export.Dim('n')},), verbose=False)
     return save_onnx(prog.model_proto, path, spec)
 
 # %% ../nbs/04_export.ipynb #e3a83d08

@@ -10,7 +10,7 @@ __all__ = ['qparams', 'quantize_tensor', 'dequantize_tensor', 'round_weight', 'l
            'fold_pixels_', 'drop_zeros_', 'quantize_onnx']
 
 # %% ../nbs/07_quantize.ipynb #7bde164d
-import copy, heapq, logging, math
+import copy, heapq, math, tempfile
 from pathlib import Path
 
 import numpy as np, torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from .data import Images, InputError
 from .backbone import predict_tensor
-from .export import Spec, as_channels, save_onnx
+from .export import Spec, as_channels, quiet, save_onnx
 
 # %% ../nbs/07_quantize.ipynb #600cefd4
 def qparams(
@@ -152,7 +152,7 @@ def mixed_bits(
         m.weight.data = whole
     return best
 
-# %% ../nbs/07_quantize.ipynb #363be4e4
+# %% ../nbs/07_quantize.ipynb #b5dec241
 def pixel_chain(onnx_model) -> list:  # its nodes
     "What a file of `export_onnx` does to pixels before the net: Cast, Mul, Sub."
     chain, at = [], 'images'
@@ -160,6 +160,7 @@ def pixel_chain(onnx_model) -> list:  # its nodes
         chain, at = [*chain, n], n.output[0]
     return chain
 
+# %% ../nbs/07_quantize.ipynb #35832003
 def fold_pixels_(onnx_model):
     "Pixels are 8-bit integers already: where all channels share scale and shift, read them as such. In place."
     from onnx import numpy_helper
@@ -182,6 +183,7 @@ def drop_zeros_(onnx_model):
     for n in g.node:
         if n.op_type == 'DequantizeLinear' and n.input[0] in arrays and not arrays[n.input[2]].any(): n.input.pop()
 
+# %% ../nbs/07_quantize.ipynb #15bc4964
 def quantize_onnx(
     src: str | Path,            # fp32 ONNX file of `export_onnx`
     dst: str | Path,
@@ -197,25 +199,16 @@ def quantize_onnx(
     if weight_bits not in (7, 8): raise InputError(f'weights of {weight_bits} bits are not possible in an int8 file; choose 7 or 8.')
     if not len(calib): raise InputError('no calibration images; give some hundred of the training images.')
     class Batches(CalibrationDataReader):
-        def __init__(self): self.it = iter(calib.x.cpu().split(64))
-        def get_next(self):
-            x = next(self.it, None)
-            return None if x is None else {'images': as_channels(x, len(spec.mean)).numpy()}
-    model, tmp = onnx.load(src), Path(f'{dst}.raw')
+        left = iter(calib.x.cpu().split(64))
+        def get_next(self): return next(({'images': as_channels(x, len(spec.mean)).numpy()} for x in self.left), None)
+    model = onnx.load(src)
     for i, n in enumerate(model.graph.node): n.name = f'n{i}'   # the quantizer tells nodes apart by name
-    pixels = [n.name for n in pixel_chain(model)]
-    log = logging.getLogger()
-    level = log.level
-    log.setLevel(logging.ERROR)   # "consider pre-processing": shapes and folding are in the file already
-    try:
-        acts = QuantType.QInt8 if signed_activations else QuantType.QUInt8
-        quantize_static(model, str(tmp), Batches(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
+    acts, pixels = QuantType.QInt8 if signed_activations else QuantType.QUInt8, [n.name for n in pixel_chain(model)]
+    with quiet(), tempfile.TemporaryDirectory() as tmp:   # it would advise to pre-process: shapes and folding are in the file already
+        quantize_static(model, f'{tmp}/raw.onnx', Batches(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
                         weight_type=QuantType.QInt8, activation_type=acts, nodes_to_exclude=pixels, reduce_range=weight_bits == 7,
                         extra_options={'QuantizeBias': False})   # the runtime does it on loading; as integers they take 12 bytes more a channel
-        model = onnx.load(tmp)
-        drop_zeros_(model)
-        if not signed_activations: fold_pixels_(model)
-        return save_onnx(model, dst, spec)
-    finally:
-        log.setLevel(level)
-        tmp.unlink(missing_ok=True)
+        model = onnx.load(f'{tmp}/raw.onnx')
+    drop_zeros_(model)
+    if not signed_activations: fold_pixels_(model)
+    return save_onnx(model, dst, spec)

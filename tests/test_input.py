@@ -123,7 +123,7 @@ def test_weights_of_another_net_and_of_another_hash(tmp_path):
 
 @pytest.mark.parametrize('argv, word', [(('--prune', '1.5'), '1.5'), (('--prune', '-1'), '-1'), (('--size', '0'), '--size'), (('--epochs', '0'), '--epochs'),
                                         (('--arch', 'nope'), 'nope'), (('--compile', '--device', 'cpu'), '--compile'), (('--prune', 'nan'), 'nan'), (('--seed', '-1'), '--seed'),
-                                        (('--arch', 'local-dir:x'), 'unknown'), (('--arch', 'vgg16', '--weights', 'random', '--size', '16'), '16×16'),
+                                        (('--arch', 'local-dir:x'), 'unknown'), (('--arch', 'plain_cnn'), '--weights random'), (('--arch', 'vgg16', '--weights', 'random', '--size', '16'), '16×16'),
                                         (('--arch', 'resnet18', '--weights', 'random', '--prune', '.99'), 'smaller prune ratio'), (('--target-bytes', 'much'), 'much'),
                                         (('--target-bytes', '9k', '--max-drop', '.1'), 'one target'), (('--target-latency', '-1'), '-1'), (('--small-size', '2'), '--small-size')])
 def test_options_out_of_range(tmp_path, capsys, argv, word): assert word in refused(capsys, 'run', *argv, '--out', tmp_path/'o') and not list(tmp_path.iterdir())

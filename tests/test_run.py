@@ -47,6 +47,18 @@ def test_pruned_weights_load_and_agree_with_their_onnx(done, digits):
     with torch.no_grad(): want = model(xb).numpy()
     assert np.abs(Reader(done/'pruned.onnx').logits(x) - want).max() < 1e-3
 
+def test_a_baseline_stands_in_the_ledger(digits, tmp_path, capsys):
+    out = tmp_path/'r'
+    assert main(['run', '--data', str(digits), '--size', '32', '--epochs', '1', '--patience', '40', '--prune', '.9', '--baseline', '--target-bytes', '60k', '--out', str(out)]) == 0
+    rows = {r['stage']: r for r in json.loads((out/'report.json').read_text())['rows']}
+    assert list(rows) == ['fine-tuned', 'pruned', 'int8', 'baseline', 'baseline int8']
+    assert .9*60_000 < rows['baseline int8']['bytes'] <= 60_000 and rows['baseline']['accuracy'] > .6    # as wide as the target allows, and trained
+    model, spec = load_model(out/'baseline')
+    x = load(digits, 20)[1].x
+    with torch.no_grad(): want = model((x.float()/255 - spec.mean[0])/spec.std[0]).numpy()
+    assert np.abs(Reader(out/'baseline.onnx').logits(x) - want).max() < 1e-3
+    assert main(['evaluate', str(out)]) == 0 and 'baseline int8' in capsys.readouterr().out
+
 def test_onnx_is_what_was_promised(done):
     m = onnx.load(done/'model.onnx')
     i = m.graph.input[0]

@@ -103,18 +103,18 @@ def test_a_run_from_a_stream(shards, tmp_path, capsys):
 
 # --- Resuming
 
-same = 'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'model.safetensors', 'model.json', 'history.csv'
+same = 'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'model.safetensors', 'model.json', 'baseline.int8.onnx', 'baseline.safetensors', 'history.csv'
 
 @pytest.fixture(scope='module')
 def whole(files, tmp_path_factory):
     "An uninterrupted run, and its options"
-    out, args = tmp_path_factory.mktemp('runs')/'whole', ['run', '--data', str(files), *tiny, '--checkpoint-every', '.001']
+    out, args = tmp_path_factory.mktemp('runs')/'whole', ['run', '--data', str(files), *tiny, '--baseline', '--checkpoint-every', '.001']
     p = start(*args, '--out', out)
     _, err = p.communicate(timeout=600)
     assert p.returncode == 0, err
     return out, args
 
-@pytest.fixture(scope='module', params=['fit0.previous', 'fit1.previous'], ids=['fine-tuning', 'recovering'])
+@pytest.fixture(scope='module', params=['fit0.previous', 'fit1.previous', 'fit2.previous'], ids=['fine-tuning', 'recovering', 'baseline'])
 def killed(request, whole, tmp_path_factory):
     "What `kill -9` leaves behind"
     out = tmp_path_factory.mktemp('runs')/'r'
