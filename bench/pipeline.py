@@ -19,7 +19,7 @@ def main():
     a = p.parse_args()
     done = json.loads(a.out.read_text()) if a.out.is_file() else dict(environment=environment(), runs=[])
     now = {k: v for k, v in asdict(Config(baseline=True)).items() if k not in ('seed', 'out')}
-    if any({k: r['options'][k] for k in now} != now for r in done['runs']): p.error(f'{a.out} holds another recipe; remove it or give --out')
+    if any({k: r['options'].get(k) for k in now} != now for r in done['runs']): p.error(f'{a.out} holds another recipe; remove it or give --out')
     for seed in sorted(set(a.seeds) - {r['seed'] for r in done['runs']}):
         with tempfile.TemporaryDirectory() as tmp:
             path, rep = run(Config(seed=seed, baseline=True, out=str((a.keep or Path(tmp))/f'seed{seed}')))

@@ -63,7 +63,7 @@ class Average(Callback):
         self.net = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(1 - 20/max(40, self.n_epoch*len(self.dls.train))), use_buffers=True)
     def after_step(self): self.net.update_parameters(self.model)
 
-def plain_cnn(n_out, depth=10):
+def deep_cnn(n_out, depth=10):
     "Ten 3×3 convolutions without padding or strides on 28 pixels, after the first net of An et al., arXiv 2008.10400"
     layers, c = [], 1
     for i in range(depth):
@@ -83,7 +83,7 @@ def answers(model, dls, x, n_moved):
 def fresh_net(px, drop, plain, n_out, seed):
     "One net for all trainings of this kind, its weights at the start, and a callback that compiles it once"
     set_seed(seed)
-    net = plain_cnn(n_out) if plain else replace_head_(backbone(), n_out)
+    net = deep_cnn(n_out) if plain else replace_head_(backbone(), n_out)
     if drop: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], px), .9)[0]
     return net, copy.deepcopy(net.state_dict()), Compile()
 

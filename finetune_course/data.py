@@ -189,6 +189,7 @@ def image_files(path: str | Path) -> list[tuple[Path, str]]:  # file, class
     if not files: raise InputError(f'{path} holds no images; it needs one folder a class with image files inside.')
     return files
 
+# %% ../nbs/01_data.ipynb #001b7360
 def class_folders(
     path: str | Path,            # folder of folders, each named after a class
     px: int,                     # side in pixels

@@ -193,6 +193,7 @@ def as_channels(
     from torchvision.transforms.v2.functional import rgb_to_grayscale
     return (rgb_to_grayscale(x) if c < x.shape[1] else x.expand(-1, c, -1, -1)).contiguous()
 
+# %% ../nbs/04_export.ipynb #1bd6467d
 class Reader:
     "An exported digit reader: ONNX Runtime, labels and image size from the file itself."
     def __init__(self,

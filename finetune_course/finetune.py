@@ -58,6 +58,7 @@ class _Depthwise(torch.autograd.Function):
             if h > 0 and v > 0: gw[:, 0, i, j] = (x[:, a:a+h, c:c+v]*g[:, b:b+h, d:d+v]).sum((0, 1, 2))
         return gx, gw, None
 
+# %% ../nbs/03_finetune.ipynb #3c57cf23
 class SmallMaps(Callback):
     "On a CPU: a fast weight gradient for depthwise convolutions on maps smaller than their filter, while training."
     order = -1   # before `ChannelsLast`

@@ -7,8 +7,8 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'Config', 'OutFolder', 'choose', 'recommend', 'load_sizes',
            'small_input', 'starting_net', 'n_images', 'write_small', 'meets', 'find_ratio', 'shrink', 'baseline_net',
-           'find_width', 'Trainer', 'build_files', 'report', 'resumable', 'check_same', 'run', 'ledger_of',
-           'html_report', 'read_report', 'evaluate_run']
+           'find_width', 'Trainer', 'build_files', 'against', 'report', 'resumable', 'check_same', 'run', 'ledger_of',
+           'duel_line', 'html_report', 'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, json, math, os, shutil, tempfile, time
@@ -23,7 +23,7 @@ from .data import Images, InputError, class_folders, dataloaders, idx_folder, lo
 from .backbone import backbone, build, pixel_stats, plain_cnn, replace_head_
 from .finetune import fit_, learner, pick_device
 from .export import Reader, Spec, export_onnx, save_model, write_atomic
-from .evaluate import Ledger, Row, confusion, environment, latency, losers, measure, paired_difference, per_class, plot_confusion, plot_worst
+from .evaluate import Ledger, Row, confusion, environment, latency, losers, mcnemar, measure, paired_difference, per_class, plot_confusion, plot_worst
 from .prune import gentlest_cut, grey_stem_, n_channels, prune, prune_recover, recover_
 from .quantize import quantize_onnx
 from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, load_shards, once, rank_callbacks, start_ranks, stream_dataloaders, tracking
@@ -186,7 +186,7 @@ def write_small(model: nn.Module, spec: Spec, train: Images, out: Path, n: int =
     quantize_onnx(fp32, int8, spec, train.take(range(0, len(train), max(1, len(train)//n))))
 
 def meets(cfg: Config, model: nn.Module, spec: Spec, train: Images, out: Path, stages: tuple[str, str] = ('pruned', 'int8')) -> bool:
-    "Do a small net's files meet the target of bytes or milliseconds? Neither depends on what its weights are."
+    "Do a small net's files meet the target of bytes or milliseconds? Neither depends on how well it is trained."
     write_small(model, spec, train, out, 64, stages)
     fp32, int8 = (out/stage_files[s] for s in stages)
     return int8.stat().st_size <= cfg.target_bytes if cfg.target_bytes else min(latency(fp32, int8)) <= .9*cfg.target_latency
@@ -223,7 +223,8 @@ def shrink(
         if agree(row.difference_low) <= -cfg.max_drop: break
         say(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images; cutting on')
         best = small, spec
-    return *(best or (small, spec)), pd.concat(hist, ignore_index=True).rename_axis('epoch')
+    hist = pd.concat(hist, ignore_index=True)
+    return *(best or (small, spec)), hist.set_axis(range(1, len(hist)+1)).rename_axis('epoch')
 
 # %% ../nbs/09_pipeline.ipynb #ebdff877
 baseline_stages = 'baseline', 'baseline int8'
@@ -234,14 +235,15 @@ def baseline_net(cfg: Config, spec: Spec, w: int = 24) -> tuple[nn.Module, Spec]
     return plain_cnn(w, len(spec.mean), len(spec.vocab)), Spec('plain_cnn', spec.vocab, spec.px, spec.mean, spec.std)
 
 def find_width(cfg: Config, spec: Spec, train: Images, out: Path) -> int:
-    "24 channels, or as many as meet the target, 4 to 48; tried on files of nets that are not trained yet."
+    "24 channels, or as many as meet a target of bytes or milliseconds, from 4 to 48; tried on files of nets that are not trained yet."
     if not (cfg.target_bytes or cfg.target_latency): return 24
+    widths = range(4, 49)
     def too_much(w):
         net, s = baseline_net(cfg, spec, w)
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.bias)   # tensors that are all alike would share a place in the file
         return not meets(cfg, net, s, train, out, baseline_stages)
-    return 3 + max(1, bisect_left(range(4, 49), True, key=too_much))
+    return widths[max(0, bisect_left(widths, True, key=too_much) - 1)]   # where not even 4 meet it, the ledger shows that
 
 # %% ../nbs/09_pipeline.ipynb #7799aca5
 class Trainer:
@@ -280,7 +282,7 @@ def build_files(
     say=lambda s: None,  # told each stage
     show: bool = False,  # fastai's progress bars
 ) -> pd.DataFrame:       # the history; `attrs['seconds']`: the time that training took
-    "Fine-tune, prune, recover, quantize; write each stage's file to `out`."
+    "Fine-tune, prune, recover, quantize, and the control where it is asked for; write each stage's file to `out`."
     fit, train, fresh = Trainer(cfg, sets, out, ckpt, say, show), sets[cfg.small_px][0], copy.deepcopy(model.state_dict())
     def tune(dls, **kwargs):
         model.load_state_dict(fresh)
@@ -299,7 +301,7 @@ def build_files(
         say(f'training a plain CNN of {w} and {2*w} channels from scratch')
         def control(dls, **kwargs):
             net, s = baseline_net(cfg, seen, w)
-            return net, s, recover_(net, dls, cfg.recovery, seed=cfg.seed, **kwargs)
+            return net, s, recover_(net, dls, len(hist['pruned']), seed=cfg.seed, **kwargs)
         plain, plain_spec, hist['baseline'] = fit(seen, control)
         save_model(plain, plain_spec, out/'baseline')
         write_small(plain, plain_spec, train, out, stages=baseline_stages)
@@ -308,6 +310,11 @@ def build_files(
     return hist
 
 # %% ../nbs/09_pipeline.ipynb #daa2ffde
+def against(a: Path, b: Path, *tests: Images) -> dict:
+    "How many images file `b` reads wrong that `a` reads right (`lost`), the other way round (`gained`), and McNemar's `p`"
+    lost, gained = per_class(a, b, *tests)[['lost', 'gained']].sum().tolist()
+    return dict(lost=lost, gained=gained, p=mcnemar(lost, gained))
+
 def report(rows: list[Row], **about) -> dict:
     "The contents of report.json"
     return dict(schema=1, rows=[asdict(r) for r in rows], **about, environment=environment())
@@ -325,6 +332,7 @@ def check_same(cfg: Config, train: Images, ckpt: Checkpoint):
     if other := next((k for k in now if now[k] != was.get(k)), None):
         raise InputError(f'the unfinished run in {path.parent.parent} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; give the same options, or leave out --resume to start anew.')
 
+# %% ../nbs/09_pipeline.ipynb #db681d3f
 def run(
     cfg: Config,
     say=lambda s: None,
@@ -351,9 +359,10 @@ def run(
         shipped, warnings = recommend(cfg, measure(files, *(s[1] for s in sets.values())))
         rows = measure(files, *tests)
         who = per_class(files['fine-tuned'], files[shipped], *tests)
+        duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
         warnings += losers(who)
         known = cfg.data in ('mnist5k', 'mnist', 'digits8')
-        rep = report(rows, shipped=shipped, warnings=warnings, per_class=who.reset_index().to_dict('records'), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg), resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()),
+        rep = report(rows, shipped=shipped, warnings=warnings, baseline=duel, per_class=who.reset_index().to_dict('records'), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg), resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()),
                      data=dict(source=cfg.data if known or not Path(cfg.data).exists() else str(Path(cfg.data).resolve()), classes=test.vocab, train=n_images(train),
                                valid=len(valid), test=len(test), test_digest=test.digest, skipped=train.skipped + [s for s in test.skipped if s not in train.skipped]))
         hist.to_csv(out/'history.csv')
@@ -370,6 +379,8 @@ def _png(fig):
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
 
 def ledger_of(rep: dict) -> Ledger: return Ledger(Row(**r) for r in rep['rows'])
+
+def duel_line(rep: dict) -> str: return 'baseline int8 against int8: {lost} images lost, {gained} gained, p {p:.3f}'.format(**rep['baseline'])
 
 def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Reader) -> str:
     "One page that needs no other file: ledger, curves, confusions and worst mistakes of the shipped model."
@@ -390,7 +401,7 @@ def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Read
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;color:#222}}table{{border-collapse:collapse;font-size:.8rem;display:block;overflow-x:auto}}
 td,th{{padding:.3rem .5rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
 <h1>A digit reader, measured</h1><p>Recommended: <b>{escape(rep["shipped"])}</b>, chosen on validation images; every row is measured from the file it names.</p>
-{"".join(f"<p><b>Warning:</b> {escape(w)}</p>" for w in rep["warnings"])}{ledger_of(rep)._repr_html_()}<p>Expected calibration error: {", ".join(f"{r['stage']} {r['ece']:.3f}" for r in rep["rows"])}.</p><h2>Training, what is taken for what, and who pays</h2>{_png(fig)}<h2>Mistakes it was surest of</h2>{_png(plot_worst(test, p))}
+{"".join(f"<p><b>Warning:</b> {escape(w)}</p>" for w in rep["warnings"])}{ledger_of(rep)._repr_html_()}{f"<p>{duel_line(rep)}</p>" if rep["baseline"] else ""}<p>Expected calibration error: {", ".join(f"{r['stage']} {r['ece']:.3f}" for r in rep["rows"])}.</p><h2>Training, what is taken for what, and who pays</h2>{_png(fig)}<h2>Mistakes it was surest of</h2>{_png(plot_worst(test, p))}
 <p><small>{escape(about)}</small></p></html>'''
 
 # %% ../nbs/09_pipeline.ipynb #4cbbf92e

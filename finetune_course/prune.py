@@ -240,4 +240,4 @@ def prune_recover(
     for i in range(1, cuts+1):
         narrow_(small, spec, start*min(1, goal/start)**(i/cuts), round_to if i == cuts else 1)   # rounding each time would cut deeper
         hist.append(recover_(small, dls, epochs*i//cuts - epochs*(i-1)//cuts, teacher=teacher, **kwargs))
-    return small, replace(short, channels=channel_spec(small, short)), pd.concat(hist, ignore_index=True).rename_axis('epoch')
+    return small, replace(short, channels=channel_spec(small, short)), pd.concat(hist, ignore_index=True).set_axis(range(1, epochs+1)).rename_axis('epoch')

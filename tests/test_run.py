@@ -1,6 +1,6 @@
 "A whole tiny run, and what is done with it afterwards; oracles for the ruler and for int8."
 import json, math, shutil
-import numpy as np, onnx, onnxruntime, pytest, torch
+import numpy as np, onnx, onnxruntime, pandas as pd, pytest, torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from finetune_course import evaluate as ev, quantize as qu
@@ -53,6 +53,8 @@ def test_a_baseline_stands_in_the_ledger(digits, tmp_path, capsys):
     rows = {r['stage']: r for r in json.loads((out/'report.json').read_text())['rows']}
     assert list(rows) == ['fine-tuned', 'pruned', 'int8', 'baseline', 'baseline int8']
     assert .9*60_000 < rows['baseline int8']['bytes'] <= 60_000 and rows['baseline']['accuracy'] > .6    # as wide as the target allows, and trained
+    hist = pd.read_csv(out/'history.csv').groupby('stage').epoch
+    assert hist.min().eq(1).all() and hist.max()['pruned'] == hist.max()['baseline'] == 40
     model, spec = load_model(out/'baseline')
     x = load(digits, 20)[1].x
     with torch.no_grad(): want = model((x.float()/255 - spec.mean[0])/spec.std[0]).numpy()
