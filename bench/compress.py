@@ -1,6 +1,7 @@
 """How small can it get, at what cost? Each point is one way to make a small net; each row is one seed of it, measured from its files.
 
     python -m bench.compress [POINT ...] [--seeds 0 1 2] [--idx FOLDER]    # default: every point that is missing
+    python -m bench.compress --clock --idx FOLDER                          # no training: the speed of all points anew, on one quiet machine
 
 All points start from the net that was fine-tuned on the embedded 4,000. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
@@ -18,7 +19,7 @@ from finetune_course.evaluate import environment, latency, measure
 from finetune_course.export import export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
 from finetune_course.pipeline import Config, small_input, starting_net, write_small
-from finetune_course.prune import Tutor, accuracy_of, prune_recover, recover_
+from finetune_course.prune import Tutor, accuracy_of, prune, prune_recover, recover_
 from finetune_course.quantize import mixed_bits, on_paper, quantization_aware
 
 here = Path(__file__).parent
@@ -57,32 +58,55 @@ def teacher_of(p, seed, folder):
     save_model(model, spec, stem)
     return load_model(stem)
 
-def make(name, seed, folder):
-    p = default | points[name]
+def begin(p, seed, folder):
+    "What every net of a point starts from: the fine-tuned net and its spec, the small net's images, options, spec and (for a cut net) weights"
     model, spec = teacher_of(p, seed, folder)
     sets = {px: images(p, px, seed, folder) for px in {p['size'], p['px']}}
-    train, valid, _ = sets[p['px']]
-    cfg, start = Config(size=p['size'], small_size=p['px'], seed=seed), time.perf_counter()
+    cfg = Config(size=p['size'], small_size=p['px'], seed=seed)
     set_seed(seed)
     body = model if p['start'] != 'scratch' else starting_net(replace(cfg, weights='random'), spec.vocab)[0]
-    whole, small_spec = small_input(cfg, body, spec, grey=True)
+    return model, spec, sets, cfg, *small_input(cfg, body, spec, grey=True)
+
+def gauge(p, begun, net, small_spec):
+    "A ledger row for each file, by stage; and the ratios and rates that it has no column for"
+    model, spec, sets, cfg, *_ = begun
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        files = {'fine-tuned': export_onnx(model, spec, tmp/'model.onnx'), 'pruned': tmp/'pruned.onnx', 'int8': tmp/'model.int8.onnx'}
+        write_small(net, small_spec, sets[p['px']][0], tmp)
+        rows = measure(files, *(s[2] for s in sets.values()))
+        same = export_onnx(*small_input(cfg, model, spec, grey=True), tmp/'same.onnx')
+        ratios = {f'same_size_faster_b{bs}': (lambda a, b: a/b)(*latency(same, files['int8'], bs, 60 if bs == 1 else 15)) for bs in (1, 64)}
+        ratios |= dict(gops_b64=2*macs(net, len(small_spec.mean), small_spec.px)*64/rows[-1].latency_ms_b64/1e6, int8_peak_gops=int8_peak(tmp))
+    return {r.stage: asdict(r) for r in rows}, ratios
+
+def make(name, seed, folder):
+    p, start = default | points[name], time.perf_counter()
+    begun = model, spec, sets, cfg, whole, small_spec = begin(p, seed, folder)
+    train, valid, test = sets[p['px']]
     dls = dataloaders(train, valid, p['bs'], small_spec.mean, small_spec.std)
     teacher = Tutor(model, spec, small_spec) if p['teacher'] else None
     if p['start'] == 'plain':
         net = plain_cnn(p['width'], len(small_spec.mean), len(spec.vocab))
         recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
     else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, p['round_to'], seed=seed)
-    seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as tmp:
-        tmp = Path(tmp)
-        files = {'fine-tuned': export_onnx(model, spec, tmp/'model.onnx'), 'pruned': tmp/'pruned.onnx', 'int8': tmp/'model.int8.onnx'}
-        write_small(net, small_spec, train, tmp)
-        rows = measure(files, *(s[2] for s in sets.values()))
-        same = export_onnx(*small_input(cfg, model, spec, grey=True), tmp/'same.onnx')
-        ratios = {f'same_size_faster_b{bs}': (lambda a, b: a/b)(*latency(same, files['int8'], bs, 60 if bs == 1 else 15)) for bs in (1, 64)}
-        ratios |= dict(gops_b64=2*macs(net, len(small_spec.mean), small_spec.px)*64/rows[-1].latency_ms_b64/1e6, int8_peak_gops=int8_peak(tmp))
-    if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, sets[p['px']][2], teacher, seed)
-    return dict(point=name, seed=seed, **p, weight_bits=7, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **{r.stage: asdict(r) for r in rows}, **ratios)
+    seconds, (rows, ratios) = time.perf_counter() - start, gauge(p, begun, net, small_spec)
+    if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, test, teacher, seed)
+    return dict(point=name, seed=seed, **p, weight_bits=7, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **rows, **ratios)
+
+def clock(rows, folder):
+    "Time every point anew on this machine, in place: a net's weights change nothing about its speed, so nets of the same shapes will do."
+    for name in {r['point']: 0 for r in rows}:
+        p = default | points[name]
+        *_, whole, small_spec = begun = begin(p, 0, folder)
+        if p['start'] == 'plain': net = plain_cnn(p['width'], len(small_spec.mean), len(small_spec.vocab))
+        else: net, small_spec = prune(whole, small_spec, p['ratio'], p['round_to'])
+        new, ratios = gauge(p, begun, net, small_spec)
+        for r in (r for r in rows if r['point'] == name):
+            assert abs(new['pruned']['params']/r['pruned']['params'] - 1) < .02, f'{name} has another shape'
+            for stage in new: r[stage] |= {k: v for k, v in new[stage].items() if 'latency' in k or 'faster' in k}
+            r |= dict(ratios, clock=environment())
+        print(name, *(f'{new["int8"][f"faster_b{bs}"]:.1f}' for bs in (1, 64)), flush=True)
 
 @torch.no_grad()
 def macs(net, channels, px):
@@ -129,9 +153,13 @@ def main():
     a.add_argument('point', nargs='*', help=f'one or more of: {"; ".join(points)}')
     a.add_argument('--seeds', type=int, nargs='+', default=[0])
     a.add_argument('--idx', type=Path, help="folder with MNIST's four files")
+    a.add_argument('--clock', action='store_true', help='time every point of the JSON anew')
     a.add_argument('--out', type=Path, default=here/'results'/'compress.json')
     a = a.parse_args()
     def done(): return json.loads(a.out.read_text()) if a.out.is_file() else dict(rows=[])
+    if a.clock:
+        clock((now := done())['rows'], a.idx)
+        return a.out.write_text(json.dumps(now, indent=1) + '\n')
     for name in a.point or points:
         if name not in points: raise SystemExit(f'unknown point {name!r}; choose one of {", ".join(points)}')
         for seed in a.seeds:

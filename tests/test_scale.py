@@ -188,7 +188,7 @@ def test_two_ranks_are_one_process_that_accumulates(tmp_path):
     for k in one: torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=1e-5)
 
 def test_two_ranks_make_one_run(shards, tmp_path):
-    p = start('run', '--data', shards, *tiny, '--out', tmp_path/'r', ranks=2)
+    p = start('run', '--data', shards, *tiny, '--baseline', '--out', tmp_path/'r', ranks=2)
     out, err = p.communicate(timeout=400)
     assert p.returncode == 0, err
     assert out.count('shipped:') == 1 and json.loads((tmp_path/'r'/'report.json').read_text())['processes'] == 2
