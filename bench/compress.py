@@ -18,7 +18,7 @@ from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import environment, latency, measure
 from finetune_course.export import export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
-from finetune_course.pipeline import Config, small_input, starting_net, write_small
+from finetune_course.pipeline import Config, small_input, starting_net, unlike_, write_small
 from finetune_course.prune import Tutor, accuracy_of, prune, prune_recover, recover_
 from finetune_course.quantize import mixed_bits, on_paper, quantization_aware
 
@@ -35,7 +35,6 @@ points = {
     'plain CNN, from scratch, no teacher': dict(start='plain', teacher=False), '20 KB, plain CNN, from scratch, no teacher': dict(start='plain', width=13, teacher=False),
     **{f'R {r}': dict(ratio=r) for r in (.86, .9, .96)},
     **{f'R 0.95, {px} px': dict(px=px) for px in (20, 36)},
-    'R 0.7, blind end kept': dict(ratio=.7),
     'full MNIST, 20 KB': dict(tiny, **full), 'full MNIST, 20 KB, plain CNN, from scratch': dict(full, start='plain', width=13),
 }
 
@@ -81,8 +80,9 @@ def gauge(p, begun, net, small_spec):
     return {r.stage: asdict(r) for r in rows}, ratios
 
 def make(name, seed, folder):
-    p, start = default | points[name], time.perf_counter()
+    p = default | points[name]
     begun = model, spec, sets, cfg, whole, small_spec = begin(p, seed, folder)
+    start = time.perf_counter()
     train, valid, test = sets[p['px']]
     dls = dataloaders(train, valid, p['bs'], small_spec.mean, small_spec.std)
     teacher = Tutor(model, spec, small_spec) if p['teacher'] else None
@@ -101,9 +101,7 @@ def clock(rows, folder):
         *_, whole, small_spec = begun = begin(p, 0, folder)
         if p['start'] == 'plain': net = plain_cnn(p['width'], len(small_spec.mean), len(small_spec.vocab))
         else: net, small_spec = prune(whole, small_spec, p['ratio'], p['round_to'])
-        for m in net.modules():
-            if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.bias)   # tensors that are all alike would share a place in the file
-        new, ratios = gauge(p, begun, net, small_spec)
+        new, ratios = gauge(p, begun, unlike_(net), small_spec)
         for r in (r for r in rows if r['point'] == name):
             assert abs(new['pruned']['params']/r['pruned']['params'] - 1) < .02, f'{name} has another shape'   # cut in steps, counts are rounded otherwise
             for stage in new: r[stage] |= {k: v for k, v in new[stage].items() if 'latency' in k or 'faster' in k}

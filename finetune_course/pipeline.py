@@ -7,8 +7,8 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'Config', 'OutFolder', 'choose', 'recommend', 'load_sizes',
            'small_input', 'starting_net', 'n_images', 'write_small', 'meets', 'find_ratio', 'shrink', 'baseline_net',
-           'find_width', 'Trainer', 'build_files', 'against', 'report', 'resumable', 'check_same', 'run', 'ledger_of',
-           'duel_line', 'html_report', 'read_report', 'evaluate_run']
+           'unlike_', 'find_width', 'Trainer', 'build_files', 'against', 'report', 'resumable', 'check_same', 'run',
+           'ledger_of', 'duel_line', 'html_report', 'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, json, math, os, shutil, tempfile, time
@@ -158,6 +158,7 @@ def small_input(cfg: Config, model: nn.Module, spec: Spec, grey: bool) -> tuple[
     net, spec = copy.deepcopy(model), replace(spec, px=cfg.small_px)
     return net, grey_stem_(net, spec) if grey else spec
 
+# %% ../nbs/09_pipeline.ipynb #f7f93014
 def starting_net(cfg: Config, vocab: list[str], grey: bool = False) -> tuple[nn.Module, Spec]:
     "The pretrained net under a new head; raises `InputError` where it cannot read images of these sizes or lose so many channels."
     set_seed(cfg.seed)
@@ -234,15 +235,19 @@ def baseline_net(cfg: Config, spec: Spec, w: int = 24) -> tuple[nn.Module, Spec]
     set_seed(cfg.seed)
     return plain_cnn(w, len(spec.mean), len(spec.vocab)), Spec('plain_cnn', spec.vocab, spec.px, spec.mean, spec.std)
 
+def unlike_(model: nn.Module) -> nn.Module:
+    "Random biases for every BatchNorm, in place: tensors that are all alike share a place in a file, which trained ones never do."
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.bias)
+    return model
+
 def find_width(cfg: Config, spec: Spec, train: Images, out: Path) -> int:
     "24 channels, or as many as meet a target of bytes or milliseconds, from 4 to 48; tried on files of nets that are not trained yet."
     if not (cfg.target_bytes or cfg.target_latency): return 24
     widths = range(4, 49)
     def too_much(w):
         net, s = baseline_net(cfg, spec, w)
-        for m in net.modules():
-            if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.bias)   # tensors that are all alike would share a place in the file
-        return not meets(cfg, net, s, train, out, baseline_stages)
+        return not meets(cfg, unlike_(net), s, train, out, baseline_stages)
     return widths[max(0, bisect_left(widths, True, key=too_much) - 1)]   # where not even 4 meet it, the ledger shows that
 
 # %% ../nbs/09_pipeline.ipynb #7799aca5
@@ -382,6 +387,7 @@ def ledger_of(rep: dict) -> Ledger: return Ledger(Row(**r) for r in rep['rows'])
 
 def duel_line(rep: dict) -> str: return 'baseline int8 against int8: {lost} images lost, {gained} gained, p {p:.3f}'.format(**rep['baseline'])
 
+# %% ../nbs/09_pipeline.ipynb #bd012f44
 def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Reader) -> str:
     "One page that needs no other file: ledger, curves, confusions and worst mistakes of the shipped model."
     import matplotlib.pyplot as plt
@@ -416,6 +422,7 @@ def read_report(run_dir: str | Path) -> dict:
     except (ValueError, KeyError, TypeError): raise InputError(f'{path} is damaged; restore it or run again.') from None
     return rep
 
+# %% ../nbs/09_pipeline.ipynb #fc1c73a7
 def evaluate_run(
     run_dir: str | Path,
     data: str | None = None,   # default: the run's own
