@@ -81,7 +81,7 @@ def training(tmp):
     dls = stream_dataloaders(train, valid, 64)
     return by_turns({'in memory': lambda: speed(dataloaders(within, valid), len(within)), 'stream': lambda: speed(dls, 64*len(dls.train))}, 2)
 
-def ranks(world, n=1280):
+def ranks(world, n=5000):
     "Images a second of all ranks together, in the second epoch"
     start_ranks(torch.device('cpu'))
     train, valid = split(mnist5k(48).take(range(0, 5000, 5000//n)), .1)
