@@ -9,7 +9,7 @@ MADE   := nbs finetune_course README.md README_files
 
 BIN    := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test lab docs bench export readme clean
+.PHONY: help run test lab docs export readme clean
 .DEFAULT_GOAL := help
 
 help:           ## this list
@@ -37,9 +37,6 @@ lab: $(STAMP)   ## your own copy of the chapters, in JupyterLab
 
 docs: $(STAMP)  ## the site, in _docs, its links checked
 	@PYTHONWARNINGS=ignore $(BIN)/python tools/site.py docs
-
-bench: $(STAMP) ## the longer measurements; results go to bench/results
-	@for f in bench/*.py; do $(BIN)/python -m bench.$$(basename $$f .py) $(ARGS) || exit 1; done
 
 export: $(STAMP) ## modules and README from the notebooks; notebooks cleaned
 	@export PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev-export && nbdev-clean && python tools/site.py readme

@@ -79,7 +79,7 @@ def check_sha256(path: str | Path, expected: str):
 def read_weights(
     path: str | Path,  # .safetensors, or a .pth/.pt that holds nothing but tensors
 ) -> dict[str, Tensor]:
-    "A state dict from a file; never unpickles code. A hash in the file's name, `…-1a2b3c4d.pth`, is checked."
+    "A state dict from a file; never unpickles code. A hash in the file's name, `…-1a2b3c4d.pth`, is checked. Raises `InputError` for any other file."
     path = Path(path)
     if not path.is_file(): raise InputError(f'weights file {path} does not exist; give an existing .safetensors or .pth file.')
     if m := re.search(r'-([0-9a-f]{8,64})\.', path.name): check_sha256(path, m[1])
@@ -152,7 +152,7 @@ def backbone(
     arch: str = 'tf_efficientnet_lite0',
     weights: str | Path | None = None,  # a file; 'random' for none; default: `find_weights`
 ) -> nn.Module:                         # eval mode, 1,000 ImageNet classes
-    "A pretrained net, from the nearest place that has its weights."
+    "A pretrained net, from the nearest place that has its weights; raises `InputError` where none has, or they do not fit."
     model = build(arch).eval()
     if weights == 'random': return model
     src = find_weights(arch, weights)
@@ -197,7 +197,7 @@ def headless(model: nn.Module):
 
 # %% ../nbs/02_backbone.ipynb #89da2b07
 def body_units(model: nn.Module) -> list[nn.Module]:
-    "The body as a list of modules in the order of the forward pass: children, `Sequential`s opened once"
+    "The body as a list of modules in the order of registration (for the usual nets, of the forward pass): children, `Sequential`s opened once"
     head, units = head_name(model), []
     for n, c in model.named_children():
         if n != head: units += list(c) if isinstance(c, nn.Sequential) else [c]
@@ -228,13 +228,13 @@ def replace_head_(
     n_out: int,            # classes
     kind: str = 'linear',  # 'linear', or 'mlp': dense 1024, ReLU, dropout, as VGG16's heads are usually replaced
 ) -> nn.Module:
-    "A new head on globally pooled features, in place."
+    "A new head on globally pooled features, in place; raises `InputError` for a net without convolutions or without a linear layer."
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise InputError(f'{type(model).__name__} has no convolutions; this course fine-tunes convolutional nets.')
     if kind not in ('linear', 'mlp'): raise InputError(f'unknown head {kind!r}; choose linear or mlp.')
     if isinstance(getattr(model, 'avgpool', None), nn.AdaptiveAvgPool2d): model.avgpool = nn.AdaptiveAvgPool2d(1)   # VGG16 keeps 7×7
-    dev, n_in = next(model.parameters()).device, n_features(model)
-    head = nn.Linear(n_in, n_out) if kind == 'linear' else \
-        nn.Sequential(nn.Linear(n_in, 1024), nn.ReLU(), nn.Dropout(.5), nn.Linear(1024, n_out))
+    dev, n = next(model.parameters()).device, n_features(model)
+    head = nn.Linear(n, n_out) if kind == 'linear' else \
+        nn.Sequential(nn.Linear(n, 1024), nn.ReLU(), nn.Dropout(.5), nn.Linear(1024, n_out))
     model.set_submodule(_head_path(model), head.to(dev))
     return model

@@ -68,7 +68,7 @@ def copy_chapters(
 ) -> list[str]:  # names that were left alone, since the learner has changed them
     "Copy chapters and the measurements they show; what stands there already is kept."
     kept = []
-    for f in [*sorted((src/'nbs').glob('*.ipynb')), *sorted((src/'bench'/'results').glob('*.json'))]:
+    for f in [*sorted((src/'nbs').glob('*.ipynb')), *sorted((src/'bench'/'results').glob('*.json*'))]:
         to = dst/f.relative_to(src)
         if to.exists():
             if to.read_bytes() != f.read_bytes(): kept.append(to.name)
@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument('--target-latency', type=float, metavar='MS', help='longest time for one image on one thread of this machine')
     r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
     r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is the smallest that loses nothing')
-    r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where memory runs out')
+    r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where GPU memory runs out')
     r.add_argument('--grad-checkpointing', action='store_true', help='recompute activations instead of keeping them: less memory, more time')
     r.add_argument('--compile', action='store_true', help='CUDA: forward and backward pass as one graph each; pays when training takes minutes')
     r.add_argument('--seed', type=int, metavar='N', help='default 0')
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:  # exit code: 0 done, 2 bad inpu
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     try: return args.func(args) or 0
     except KeyboardInterrupt:
-        print('finetune-course: interrupted; a folder named *.partial is unfinished: `run --resume` goes on with it, and it can be deleted safely.', file=sys.stderr)
+        print('finetune-course: interrupted' + ('; the same command with --resume goes on from the last checkpoint. What is unfinished lies in a folder named *.partial and can be deleted safely.' if args.func is _run else '.'), file=sys.stderr)
         return 130
     except ValueError as e:
         from finetune_course.data import InputError

@@ -121,7 +121,7 @@ def idx_folder(
     px: int | None = 28,  # side in pixels; None: as they are
     parts=('train', 'test'),
 ) -> tuple[Images, ...]:     # one for each of `parts`
-    "MNIST, or anything in its file format, from a local folder."
+    "MNIST, or anything in its file format, from a local folder; raises `InputError` where a file is missing, damaged or of another set."
     path, out = Path(path), []
     for stems in map(_idx.get, parts):
         files = [_idx_file(path, s) for s in stems]
@@ -135,7 +135,7 @@ def idx_folder(
 
 # %% ../nbs/01_data.ipynb #a1c51bba
 def mnist(px: int = 28, root: str | Path | None = None) -> tuple[Images, Images]:  # 60,000 and 10,000 images
-    "Full MNIST, downloaded once by torchvision (md5 checked) to `root` (default: torch's cache)."
+    "Full MNIST, downloaded once by torchvision (md5 checked) to `root` (default: torch's cache); raises `InputError` without a network."
     from torchvision.datasets import MNIST
     root = Path(root or torch.hub.get_dir())
     try:
@@ -197,7 +197,7 @@ def class_folders(
     vocab: list[str] | None = None,  # the classes expected; default: the folders' names, sorted
     least: int = 1,              # images a class must have
 ) -> Images:
-    "Every image below `path`, labelled with its folder's name; `skipped` names what could not be read."
+    "Every image below `path`, labelled with its folder's name; `skipped` names what could not be read. Raises `InputError` for classes unknown or too small."
     files, path = image_files(path), Path(path)
     found = sorted(d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.'))
     if vocab and (extra := set(found) - set(vocab)): raise InputError(f'{path} has a class {min(extra)!r} that the model does not know; remove the folder or train with it.')
@@ -233,7 +233,7 @@ def load(
     px: int = 48,                  # side in pixels
     strict: bool = False,          # refuse unreadable images instead of skipping them
 ) -> tuple[Images, Images]:        # training images, and held-out test images
-    "The two sets every chapter works on. Where a source has no test part, a fifth of it is held out, always the same fifth."
+    "The two sets every chapter works on. Where a source has no test part, a fifth of it is held out, always the same fifth. Raises `InputError` for sizes and sources it does not know."
     if not 8 <= px <= 512: raise InputError(f'image size {px} is out of range; choose 8 to 512 pixels.')
     if data == 'mnist': return mnist(px)
     if data in ('mnist5k', 'digits8'): return split((mnist5k if data == 'mnist5k' else digits8)(px), .2)
@@ -277,17 +277,17 @@ class ToRGB(DisplayedTransform):
 
 # %% ../nbs/01_data.ipynb #c87ee1e5
 class Pose(DisplayedTransform):
-    "Turn, scale, shift and tilt each image of a batch at random, in one step; the border is repeated."
+    "Turn, scale, shift (as far as the scale makes room) and tilt each image of a batch at random, in one step; the border is repeated."
     order, split_idx = 10, 0
     def __init__(self, degrees=12., zoom=1.1, warp=.1): self.degrees, self.zoom, self.warp = degrees, zoom, warp
 
     def encodes(self, x: TensorImage):
         (n, _, h, w), x = x.shape, x.as_subclass(Tensor)
-        turn, size, tx, ty, px, py = torch.rand(6, n, 1, 1, device=x.device)*2 - 1
+        turn, size, tx, ty, lean_x, lean_y = torch.rand(6, n, 1, 1, device=x.device)*2 - 1
         a, s = turn*math.radians(self.degrees), self.zoom**size
         gx = torch.linspace(1/w-1, 1-1/w, w, device=x.device)            # pixel centres, from -1 to 1
         gy = torch.linspace(1/h-1, 1-1/h, h, device=x.device)[:, None]
-        tilt = 1 + self.warp*(px*gx + py*gy)
+        tilt = 1 + self.warp*(lean_x*gx + lean_y*gy)
         grid = torch.stack(((s*a.cos()*gx + (s*a.sin()*gy + (1-s)*tx))/tilt,
                             ((s*a.cos()*gy + (1-s)*ty) - s*a.sin()*gx)/tilt), -1)
         return TensorImage(F.grid_sample(x, grid, padding_mode='border', align_corners=False))

@@ -171,10 +171,10 @@ class Row:
 # %% ../nbs/05_evaluate.ipynb #6027e61b
 def measure(
     files: dict[str, str | Path],  # stage → ONNX file; the first is what the others are compared with
-    *sets: Images,                 # images nothing was chosen on; the same once more for each further size that a file reads
+    *sets: Images,                 # images nothing was chosen on; the same in the same order once more for each further size that a file reads
     speed: bool = True,            # time them too
 ) -> list[Row]:
-    "The one ruler: accuracy, size and speed of every file, each from the file itself."
+    "The one ruler: accuracy, size and speed of every file, each from the file itself. Raises `InputError` where nothing is given, or no set has the size that a file reads."
     import onnxruntime as ort
     from scipy.special import softmax
     if not files or not sets or not len(sets[0]): raise InputError('nothing to measure; give at least one file and one image.')

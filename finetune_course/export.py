@@ -49,7 +49,7 @@ def stock(spec: Spec) -> nn.Module:
 
 # %% ../nbs/04_export.ipynb #23e2163b
 def drop_(model: nn.Module, names: list[str]):
-    "Replace the named modules by `nn.Identity`, in place"
+    "Replace the named modules by `nn.Identity`, in place; no ReLU works in place any more"
     for n in names: model.set_submodule(n, nn.Identity())
     for m in model.modules():
         if isinstance(m, nn.ReLU): m.inplace = False   # two in a row now would overwrite what training needs (VGG)
@@ -98,7 +98,7 @@ def save_model(
 ) -> Path:             # the safetensors file
     "Weights as safetensors, and beside them a JSON with architecture, classes, channel shapes and the weights' sha256."
     from safetensors.torch import save
-    path = Path(stem).with_suffix('.safetensors')
+    path = Path(f'{stem}.safetensors')   # not `with_suffix`: a stem may hold a dot
     spec = replace(spec, channels=channel_spec(model, spec))
     write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
     write_atomic(path.with_suffix('.json'), json.dumps({'schema': 1, 'sha256': sha256(path), **asdict(spec)}, indent=1))
@@ -109,7 +109,7 @@ def load_model(
     stem: str | Path,         # as given to `save_model`
 ) -> tuple[nn.Module, Spec]:  # eval mode, on the CPU
     "The model that `save_model` wrote; raises `InputError` where a file is missing, damaged or does not belong."
-    path = Path(stem).with_suffix('.json')
+    path = Path(f'{stem}.json')
     try: d = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise InputError(f'{path} does not exist; give a run\'s folder, or run again.') from None
     except (ValueError, OSError): raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.') from None
@@ -172,7 +172,7 @@ def export_onnx(
     spec: Spec,
     path: str | Path,
 ) -> Path:
-    "One ONNX file (opset 20): input `images` uint8 N×C×PX×PX, output `logits`; N is free, BatchNorm is folded into the convolutions."
+    "One ONNX file (opset 20): input `images` uint8 N×C×PX×PX, output `logits` float32 N×classes; N is free, BatchNorm is folded into the convolutions."
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     for m in model.modules():
         if getattr(m, 'inplace', False): m.inplace = False   # the same file, a third sooner
@@ -195,7 +195,7 @@ def as_channels(
 
 # %% ../nbs/04_export.ipynb #1bd6467d
 class Reader:
-    "An exported digit reader: ONNX Runtime, labels and image size from the file itself."
+    "An exported digit reader: ONNX Runtime, labels and image size from the file itself. Raises `InputError` for a file that is none, and for images of another shape."
     def __init__(self,
         path: str | Path,
         threads: int = 1,  # 0: as many as there are cores

@@ -70,7 +70,9 @@ class SmallMaps(Callback):
             return conv
         self.convs = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels == m.out_channels > 1
                       and m.bias is None and all(m.stride[i] == m.dilation[i] == 1 and 2*m.padding[i] + 1 == k for i, k in enumerate(m.kernel_size))]
-        for m in self.convs: m._conv_forward = patched(m)
+        for m in self.convs:
+            vars(m).pop('_conv_forward', None)   # left by a training that was interrupted
+            m._conv_forward = patched(m)
     def after_fit(self):
         for m in self.convs: del m._conv_forward
 

@@ -7,11 +7,11 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'Config', 'OutFolder', 'choose', 'recommend', 'load_sizes',
            'small_input', 'starting_net', 'n_images', 'write_small', 'meets', 'find_ratio', 'shrink', 'baseline_net',
-           'unlike_', 'find_width', 'Trainer', 'build_files', 'against', 'report', 'resumable', 'check_same', 'run',
-           'ledger_of', 'duel_line', 'html_report', 'read_report', 'evaluate_run']
+           'unlike_', 'find_width', 'Trainer', 'build_files', 'listing', 'against', 'report', 'resumable', 'check_same',
+           'run', 'ledger_of', 'duel_line', 'html_report', 'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
-import copy, json, math, os, shutil, tempfile, time
+import copy, hashlib, json, math, os, shutil, tempfile, time
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd, torch
 from torch import nn
 from fastai.torch_core import num_distrib, rank_distrib, set_seed
-from .data import Images, InputError, class_folders, dataloaders, idx_folder, load, split
+from .data import Images, InputError, class_folders, dataloaders, idx_folder, image_files, load, split
 from .backbone import backbone, build, pixel_stats, plain_cnn, replace_head_
 from .finetune import fit_, learner, pick_device
 from .export import Reader, Spec, export_onnx, save_model, write_atomic
@@ -63,7 +63,7 @@ class Config:
     @property
     def stages(self) -> list[str]: return [s for s in stage_files if self.baseline or 'baseline' not in s]   # in the order of the ledger
     @property
-    def small_px(self) -> int: return self.small_size or max(8, 4*round(self.size*7/48))
+    def small_px(self) -> int: return max(8, 4*round(self.size*7/48)) if self.small_size is None else self.small_size
     @property
     def recovery(self) -> int:   # epochs
         return self.epochs*(self.patience if self.patience is not None else 12 if self.targets else 5)
@@ -74,12 +74,13 @@ class Config:
         for name, px in ('--size', self.size), ('--small-size', self.small_px):
             if not 8 <= px <= 512: raise InputError(f'{name} {px} is out of range; choose 8 to 512 pixels.')
         if not 0 <= self.seed < 2**32: raise InputError(f'--seed {self.seed} is out of range; choose 0 to 4294967295.')
-        for name, v in ('--epochs', self.epochs), ('--patience', self.recovery), ('--target-bytes', self.target_bytes or 1):
-            if v < 1: raise InputError(f'{name} {v} is out of range; choose 1 or more.')
+        for name, v in ('--epochs', self.epochs), ('--patience', self.patience), ('--target-bytes', self.target_bytes):
+            if v is not None and v < 1: raise InputError(f'{name} {v} is out of range; choose 1 or more.')
         if self.batch_size < 2: raise InputError(f'--batch-size {self.batch_size} is out of range; choose 2 or more, BatchNorm needs them.')
         for name, v in ('--target-latency', self.target_latency), ('--max-drop', self.max_drop), ('--checkpoint-every', self.checkpoint_every):
             if v is not None and not 0 < v < math.inf: raise InputError(f'{name} {v} is out of range; choose a number above 0.')
         if len(self.targets) > 1: raise InputError(f'{" and ".join(self.targets)} were given together; give one target.')
+        if self.track: tracking('.')   # raises without TensorBoard
         if pick_device(self.device).type != 'cuda' and self.compile: raise InputError('--compile is for CUDA GPUs, and this run has none; leave it out.')
         build(self.arch)
 
@@ -90,13 +91,13 @@ run_files = {*stage_files.values(), 'model.safetensors', 'model.json', 'baseline
 class OutFolder:
     "A run's folder: written as `NAME.partial` and renamed when complete, so that a folder without that ending is whole."
     def __init__(self, out: str | Path | None, force: bool = False, resume: bool = False):
-        if resume and not out: out = max(map(str, Path('runs').glob('*.partial')), default='').removesuffix('.partial')   # the last one that was stopped
+        if resume and not out: out = str(max(Path('runs').glob('*.partial'), key=lambda p: p.stat().st_mtime, default='')).removesuffix('.partial')   # the last one that was stopped
         self.resume, self.path = resume, Path(os.path.realpath(out or Path('runs')/time.strftime('%Y-%m-%d_%H-%M-%S')))
         self.partial, self.old = (self.path.with_name(self.path.name + end) for end in ('.partial', '.old'))
         for p in self.path, self.partial, self.old:
             if p.exists() and not p.is_dir(): raise InputError(f'{p} is a file; choose another --out.')
-            if alien := p.is_dir() and next((f.name for f in p.iterdir() if f.name.removesuffix('.tmp') not in run_files), None):
-                raise InputError(f'{p} holds {alien}, which no run wrote; choose another --out.')
+            if alien := p.is_dir() and next((f.name for f in p.iterdir() if f.name.removesuffix('.tmp') not in run_files | {'.DS_Store', 'desktop.ini', 'Thumbs.db'}), None):
+                raise InputError(f'{p} holds {alien}, which no run wrote; move that away, or choose another --out.')
         if self.path.is_dir() and any(self.path.iterdir()) and not force:
             raise InputError(f'{self.path} already holds a run; choose another --out, or --force to replace it.')
 
@@ -109,21 +110,23 @@ class OutFolder:
         return self.partial
 
     def __exit__(self, kind, *exc):
-        if rank_distrib() or kind and issubclass(kind, InputError): shutil.rmtree(self.partial)
+        trained = any((self.partial/'checkpoint').glob('fit*'))
+        if rank_distrib() or kind and issubclass(kind, InputError) and not trained: shutil.rmtree(self.partial)
         if kind or rank_distrib(): return
-        shutil.rmtree(self.partial/'checkpoint', ignore_errors=True)
+        shutil.rmtree(self.old, ignore_errors=True)              # left where a run was killed in the next two lines
         if self.path.exists(): os.replace(self.path, self.old)   # the old run goes when the new one stands
         os.replace(self.partial, self.path)
-        shutil.rmtree(self.old, ignore_errors=True)
+        for p in self.path/'checkpoint', self.old: shutil.rmtree(p, ignore_errors=True)
 
 # %% ../nbs/09_pipeline.ipynb #a42b17dc
 def choose(
     rows: list[Row],      # measured on validation images
     margin: float = .02,  # of accuracy, for the lower bound of the paired difference
     clear: float = 1.1,   # how many times faster counts as faster
+    strict: bool = False, # losing as many as gaining is not enough
 ) -> str:                 # the stage to ship
     "The smallest file that loses nothing to the first, or surely less than `margin`; a larger one only where it is faster at both batch sizes."
-    sound = [r for r in rows if r.lost is None or r.gained >= r.lost or r.difference_low > -margin]
+    sound = [r for r in rows if r.lost is None or not strict and r.gained >= r.lost or r.difference_low > -margin]
     best = min(sound, key=lambda r: r.bytes)
     faster = [r for r in sound if r.faster_b1 > clear*best.faster_b1 and r.faster_b64 > clear*best.faster_b64]
     return max(faster or [best], key=lambda r: r.faster_b1).stage
@@ -136,10 +139,11 @@ def recommend(
     "`choose` among the files that meet the target."
     within = [r for r in rows if r.bytes <= (cfg.target_bytes or math.inf) and r.latency_ms_b1 <= (cfg.target_latency or math.inf)]
     if not within: return choose(rows), [f'no file met the target of {cfg.targets[0]}; the recommended one was chosen without it.']
-    try: return choose(within, cfg.max_drop or .02), []
+    try: stage = choose(within, cfg.max_drop or .02, strict=bool(cfg.max_drop))
     except ValueError:   # none is sound
         r = min(within, key=lambda r: r.bytes)
         return r.stage, [f'{r.stage} meets {cfg.targets[0]} but loses accuracy: {r.lost} validation images lost, {r.gained} gained.']
+    return stage, [f'no smaller file keeps within --max-drop {cfg.max_drop}: {stage} is recommended; try a smaller --prune.'] if cfg.max_drop and stage == rows[0].stage else []
 
 # %% ../nbs/09_pipeline.ipynb #9410674b
 def load_sizes(cfg: Config) -> dict[int, tuple[Images, Images, Images]]:  # size in pixels → training, validation, held-out images
@@ -190,7 +194,8 @@ def meets(cfg: Config, model: nn.Module, spec: Spec, train: Images, out: Path, s
     "Do a small net's files meet the target of bytes or milliseconds? Neither depends on how well it is trained."
     write_small(model, spec, train, out, 64, stages)
     fp32, int8 = (out/stage_files[s] for s in stages)
-    return int8.stat().st_size <= cfg.target_bytes if cfg.target_bytes else min(latency(fp32, int8)) <= .9*cfg.target_latency
+    if cfg.target_bytes: return int8.stat().st_size <= cfg.target_bytes
+    return min(latency(out/stage_files['fine-tuned'], f)[1] for f in (fp32, int8)) <= .9*cfg.target_latency   # by turns with the whole net, as the ledger will
 
 def find_ratio(cfg: Config, whole: nn.Module, spec: Spec, train: Images, out: Path) -> float:
     "`cfg.prune`, or the gentlest deeper cut that meets the target, tried on files of nets that are not trained yet."
@@ -209,23 +214,24 @@ def shrink(
     **kwargs,                       # to `prune_recover`
 ) -> tuple[nn.Module, Spec, pd.DataFrame]:
     "Cut, recover; with `max_drop` again and again, as long as the loss on validation images is surely smaller."
-    valids, hist, best = [s[1] for s in sets.values()], [], None
-    say(f'pruning {ratio:.0%} of the channels and recovering on images of {spec.px}×{spec.px} pixels')
+    valids, hist, best = [s[1] for s in sets.values()], [], None   # `best`: the last net that kept within `max_drop`
     while True:
-        try: small, spec, h = prune_recover(best[0] if best else whole, spec, dls, .25 if best else ratio, cfg.recovery, round_to=4 if best else 8, seed=cfg.seed, **kwargs)
+        say(f'pruning {ratio:.0%} of the channels and recovering on images of {spec.px}×{spec.px} pixels')
+        try: small, s, h = prune_recover(*(best or (whole, spec)), dls, ratio, cfg.recovery, round_to=4 if best else 8, seed=cfg.seed, **kwargs)
         except InputError:
             if best: break   # nothing left to cut
             raise
         hist.append(h)
         if best and n_channels(small) > .95*n_channels(best[0]): break   # nothing left to cut
-        if cfg.max_drop is None: return small, spec, hist[0]
-        write_small(small, spec, sets[spec.px][0], out)
+        if cfg.max_drop is None: return small, s, h
+        write_small(small, s, sets[spec.px][0], out)
         row = measure({s: out/stage_files[s] for s in ('fine-tuned', 'int8')}, *valids, speed=False)[1]
-        if agree(row.difference_low) <= -cfg.max_drop: break
-        say(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images; cutting on')
-        best = small, spec
+        say(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images')
+        if agree(row.difference_low) > -cfg.max_drop: best, ratio = (small, s), .25
+        elif best or ratio < .3: break
+        else: ratio = 1 - 1.6*(1 - ratio)   # too deep from the start
     hist = pd.concat(hist, ignore_index=True)
-    return *(best or (small, spec)), hist.set_axis(range(1, len(hist)+1)).rename_axis('epoch')
+    return *(best or (small, s)), hist.set_axis(range(1, len(hist)+1)).rename_axis('epoch')
 
 # %% ../nbs/09_pipeline.ipynb #ebdff877
 baseline_stages = 'baseline', 'baseline int8'
@@ -263,18 +269,21 @@ class Trainer:
     ):
         self.cfg, self.sets, self.out, self.ckpt, self.say, self.show, self.seconds = cfg, sets, out, ckpt, say, show, 0.
         self.device, self.ranks, self.train = pick_device(cfg.device), max(1, num_distrib()), sets[cfg.small_px][0]
-        self.bs = min(cfg.batch_size, len(self.train)//self.ranks)
+        self.bs = min(cfg.batch_size, n_images(self.train)//self.ranks)
+        if self.bs < 2: raise InputError(f'{n_images(self.train)} training images are too few for {self.ranks} processes; start fewer.')
 
     def __call__(self, spec: Spec, f):
         cfg, mark, start = self.cfg, (self.ckpt.finished, self.ckpt.steps), time.perf_counter()
+        parts = self.ckpt.path.with_suffix('.json')   # into how many a batch had to be cut before the run was stopped
         batches = stream_dataloaders if isinstance(self.train, Streamed) else dataloaders
         def attempt(bs, cbs):
             self.ckpt.finished, self.ckpt.steps = mark
+            if cbs and not rank_distrib(): write_atomic(parts, json.dumps(cbs[0].n_acc//bs))
             graph = cfg.compile and not cbs   # gradients of a graph cannot be accumulated
             extra = [Recompute()]*cfg.grad_checkpointing + [Compile()]*graph + (tracking(self.out) if cfg.track and not rank_distrib() else [])
             return f(batches(*self.sets[spec.px][:2], bs, spec.mean, spec.std, device=self.device),
                      cbs=[self.ckpt, *rank_callbacks(self.device), *extra, *cbs], show=self.show)
-        try: return fit_in_memory(attempt, self.bs, self.say)
+        try: return fit_in_memory(attempt, self.bs, self.say, json.loads(parts.read_text()) if self.ckpt.resume and parts.is_file() else 1)
         finally: self.seconds += time.perf_counter() - start
 
 # %% ../nbs/09_pipeline.ipynb #1ad1d350
@@ -288,21 +297,24 @@ def build_files(
     show: bool = False,  # fastai's progress bars
 ) -> pd.DataFrame:       # the history; `attrs['seconds']`: the time that training took
     "Fine-tune, prune, recover, quantize, and the control where it is asked for; write each stage's file to `out`."
-    fit, train, fresh = Trainer(cfg, sets, out, ckpt, say, show), sets[cfg.small_px][0], copy.deepcopy(model.state_dict())
+    fit, train = Trainer(cfg, sets, out, ckpt, say, show), sets[cfg.small_px][0]
+    start = small_input(cfg, model, spec, train.x.shape[1] == 1)
+    if cfg.target_latency: export_onnx(model, spec, out/stage_files['fine-tuned'])
+    ratio = agree(once(ckpt.folder/'ratio.json', lambda: find_ratio(cfg, *start, train, out)))
+    if cfg.baseline: w = agree(once(ckpt.folder/'width.json', lambda: find_width(cfg, start[1], train, out)))
     def tune(dls, **kwargs):
-        model.load_state_dict(fresh)
-        return fit_(learner(dls, model), cfg.epochs, seed=cfg.seed, **kwargs)
+        net = copy.deepcopy(model)   # where memory ran out, the next try begins anew
+        return net, fit_(learner(dls, net), cfg.epochs, seed=cfg.seed, **kwargs)
     say(f'fine-tuning {cfg.arch} on {n_images(train):,} images of {cfg.size}×{cfg.size} pixels, {fit.device}, {fit.bs} × {fit.ranks} images a step')
-    hist = {'fine-tuned': fit(spec, tune)}
+    hist = {}
+    model, hist['fine-tuned'] = fit(spec, tune)
     export_onnx(model, spec, out/stage_files['fine-tuned'])
     whole, seen = small_input(cfg, model, spec, train.x.shape[1] == 1)
-    ratio = agree(once(ckpt.folder/'ratio.json', lambda: find_ratio(cfg, whole, seen, train, out)))
     small, small_spec, hist['pruned'] = fit(seen, lambda dls, **kwargs: shrink(cfg, whole, seen, ratio, dls, sets, out, say, **kwargs))
     say('quantizing to int8')
     save_model(small, small_spec, out/'model')
     write_small(small, small_spec, train, out)
     if cfg.baseline:
-        w = agree(once(ckpt.folder/'width.json', lambda: find_width(cfg, seen, train, out)))
         say(f'training a plain CNN of {w} and {2*w} channels from scratch')
         def control(dls, **kwargs):
             net, s = baseline_net(cfg, seen, w)
@@ -315,6 +327,12 @@ def build_files(
     return hist
 
 # %% ../nbs/09_pipeline.ipynb #daa2ffde
+def listing(data: str | Path) -> str | None:
+    "A fingerprint of the files in a folder of classes; None where `data` is something else, and has a test part that stays the same."
+    path = Path(data)
+    if is_stream(data) or not path.is_dir() or (path/'train').is_dir() or any(path.glob('*-ubyte*')): return None
+    return hashlib.sha256('\n'.join(f'{c}/{Path(f).name} {Path(f).stat().st_size}' for f, c in image_files(path)).encode()).hexdigest()[:16]
+
 def against(a: Path, b: Path, *tests: Images) -> dict:
     "How many images file `b` reads wrong that `a` reads right (`lost`), the other way round (`gained`), and McNemar's `p`"
     lost, gained = per_class(a, b, *tests)[['lost', 'gained']].sum().tolist()
@@ -335,6 +353,7 @@ def check_same(cfg: Config, train: Images, ckpt: Checkpoint):
     if not cfg.resume or not path.is_file(): return
     was = json.loads(path.read_text(encoding='utf-8'))
     if other := next((k for k in now if now[k] != was.get(k)), None):
+        if other == 'images': raise InputError(f'the images in {cfg.data} changed since the run in {path.parent.parent} was started; restore them, or leave out --resume to start anew.')
         raise InputError(f'the unfinished run in {path.parent.parent} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; give the same options, or leave out --resume to start anew.')
 
 # %% ../nbs/09_pipeline.ipynb #db681d3f
@@ -349,6 +368,7 @@ def run(
     start = time.perf_counter()
     folder = OutFolder(cfg.out, cfg.force, cfg.resume)
     folder = OutFolder(agree(str(folder.path)), cfg.force, cfg.resume)   # named after the time, which is not the same everywhere
+    if cfg.resume and not folder.partial.exists(): say(f'no unfinished run in {folder.path}: starting afresh')
     ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
     sets = load_sizes(cfg)
     train, valid, test = sets[cfg.size]
@@ -361,15 +381,16 @@ def run(
         hist = build_files(cfg, model, spec, sets, out, ckpt, say, show)
         say(f'measuring on {len(test):,} held-out images')
         files, tests = {stage: out/stage_files[stage] for stage in cfg.stages}, [s[2] for s in sets.values()]
-        shipped, warnings = recommend(cfg, measure(files, *(s[1] for s in sets.values())))
-        rows = measure(files, *tests)
+        valids = [s[1] for s in sets.values()]
+        on_valid, rows = agree(None if rank_distrib() else (measure(files, *valids), measure(files, *tests)))   # the others keep still
+        shipped, warnings = recommend(cfg, on_valid)
         who = per_class(files['fine-tuned'], files[shipped], *tests)
         duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
         warnings += losers(who)
         known = cfg.data in ('mnist5k', 'mnist', 'digits8')
         rep = report(rows, shipped=shipped, warnings=warnings, baseline=duel, per_class=who.reset_index().to_dict('records'), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg), resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()),
                      data=dict(source=cfg.data if known or not Path(cfg.data).exists() else str(Path(cfg.data).resolve()), classes=test.vocab, train=n_images(train),
-                               valid=len(valid), test=len(test), test_digest=test.digest, skipped=train.skipped + [s for s in test.skipped if s not in train.skipped]))
+                               valid=len(valid), test=len(test), test_digest=test.digest, files=listing(cfg.data), skipped=train.skipped + [s for s in test.skipped if s not in train.skipped]))
         hist.to_csv(out/'history.csv')
         write_atomic(out/'report.json', json.dumps(rep, indent=1, ensure_ascii=False))
         write_atomic(out/'report.html', html_report(rep, hist, tests, Reader(out/stage_files[shipped], 0)))
@@ -431,10 +452,13 @@ def evaluate_run(
     "The ruler on other data: its test part, every stage's file; of plain class folders all, but of the run's own just what it held out."
     rep = read_report(run_dir)
     own, vocab = rep['data'], rep['data']['classes']
-    path = Path(data := data or own['source'])
+    path, found = Path(data := data or own['source']), listing(data or own['source'])
+    same, moved = str(path.resolve()) == own['source'], found and found == own.get('files')   # the run's own images, wherever they lie now
+    if same and found and own.get('files') and not moved:
+        raise InputError(f'the images in {data} changed since the run, so that what it held out cannot be told from what it learned; restore them, or give --data with other images.')
     def images(px):
         if is_stream(data): test = load_shards(data, px, strict=strict)[2]
-        elif not path.is_dir() or str(path.resolve()) == own['source']: test = load(data, px, strict)[1]
+        elif not path.is_dir() or same or moved: test = load(data, px, strict)[1]
         elif any(path.glob('*-ubyte*')): test, = idx_folder(path, px, ['test'])
         else: test = class_folders(path/'test' if (path/'test').is_dir() else path, px, strict, vocab)
         if extra := set(test.vocab) - set(vocab): raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; train with it first.')

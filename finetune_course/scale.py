@@ -7,11 +7,12 @@ Docs: https://finetune-course.github.io/finetune_course/scale.html.md"""
 # %% auto #0
 __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 'decode_rows', 'StreamDL', 'Streamed',
            'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute', 'Compile',
-           'save_state', 'read_state', 'rng_state', 'set_rng_state', 'Checkpoint', 'once', 'start_ranks',
+           'save_state', 'read_state', 'rng_state', 'set_rng_state', 'Checkpoint', 'once', 'start_ranks', 'sync_bn_',
            'rank_callbacks', 'agree', 'epoch_time', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
+from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count, islice
@@ -104,7 +105,7 @@ class Shards:
         if world > 1: ds = split_dataset_by_node(ds, rank, world)
         for t in ds.iter(batch_size=1000):
             for b, y in zip(t[self.image].combine_chunks().field('bytes').to_pylist(), t[self.label].to_pylist()):
-                if b is not None and self.low <= zlib.crc32(b)/2**32 < self.high: yield b, y
+                if b is not None and y is not None and y >= 0 and self.low <= zlib.crc32(b)/2**32 < self.high: yield b, y   # -1: the hub's mark for a label kept secret
 
 # %% ../nbs/08_scale.ipynb #1bebc985
 def shard_files(
@@ -122,12 +123,22 @@ def is_stream(data: str | Path) -> bool:
     return bool(shard_files(data)) or not Path(data).exists() and bool(re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(data)))
 
 # %% ../nbs/08_scale.ipynb #0a26735e
+def _part_of(f: Path) -> str:
+    "'train' or 'test', by the beginning of the file's name, else of its folder's"
+    for name in f.name, f.parent.name:
+        if m := re.match('(train|test|val|dev)', name.lower()): return 'train' if m[1] == 'train' else 'test'
+    return 'train'
+
 def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' where there is one
     "The parts of a Parquet data set; raises `InputError` where it cannot be read or lacks images or named classes."
     import pyarrow.parquet as pq
     from datasets import ClassLabel, load_dataset
     files, parts = {}, {}
-    for f in shard_files(data): files.setdefault('test' if f.name.startswith(('test', 'validation')) or 'test' in f.parent.name else 'train', []).append(f)
+    for f in shard_files(data): files.setdefault(_part_of(f), []).append(f)
+    if Path(data).is_dir():
+        names = Counter((f.parent, *m.groups()) for f in shard_files(data) if (m := re.match(r'(.*)-\d+-of-(\d+)\.parquet$', f.name)))
+        if gap := next((f'{k} of the {int(n)} files {stem}-…-of-{n}' for (_, stem, n), k in names.items() if k != int(n)), None):
+            raise InputError(f'{data} holds {gap}; write or copy all of them.')
     try:
         if files:
             rows = {k: sum(pq.read_metadata(f).num_rows for f in fs) for k, fs in files.items()}
@@ -195,8 +206,8 @@ class Streamed(Images):
     shards: Shards | None = None
 
 def _images(source: Shards, px: int, n: int, cls=Images, **kwargs):
-    "The first `n` images, in memory"
-    rows = list(islice(source.read(), n))
+    "A sample of `n` images, in memory: rows may be sorted by class, so never just the first"
+    rows = list(islice(source.read(seed=0), n))
     x, y = decode_rows(rows, px, None)
     return cls(x.as_subclass(Tensor), y.as_subclass(Tensor), source.vocab, **kwargs)
 
@@ -213,7 +224,8 @@ def load_shards(
     train, share = parts['train'], min(.1, most/max(1, parts['train'].rows))
     test = parts.get('test') or train.part(share, 2*share)
     low = share if 'test' in parts else 2*share
-    valid, test = _images(train.part(0, share), px, 2*most), _images(test, px, 2*most if 'test' in parts else most)
+    if len(test) > 2*most: test = test.part(0, 2*most/len(test))   # always the same images, of all classes
+    valid, test = (_images(part, px, 2*most) for part in (train.part(0, share), test))
     if test.vocab != valid.vocab: raise InputError(f'{data} names other classes in its test part than in its training part; make them the same.')
     rest = _images(train.part(low, 1), px, 1024, Streamed, shards=train.part(low, 1))
     for name, s in dict(training=rest, validation=valid, test=test).items():
@@ -255,10 +267,11 @@ def fit_in_memory(
     fit,       # (batch size, callbacks) → anything: trains, from the start
     bs: int,
     say=lambda s: None,   # told when the batch must shrink
+    times: int = 1,       # so many parts of a batch to begin with
 ):             # what `fit` returns
-    "Train with batches of `bs`; where memory runs out, with half as many at a time and twice as many before each step."
+    "Train with batches of `bs`; where GPU memory runs out, with half as many at a time and twice as many before each step."
     from fastai.callback.training import GradientAccumulation
-    for times in (2**k for k in count()):
+    for times in (times*2**k for k in count()):
         if bs//times < 2: raise InputError('a batch of 2 images does not fit into memory; give smaller images (--size) or another --arch.')
         try: return fit(bs//times, [GradientAccumulation(bs//times*times)] if times > 1 else [])
         except torch.OutOfMemoryError: pass
@@ -354,7 +367,7 @@ class Checkpoint(Callback):
     def path(self): return self.folder/f'fit{self.finished}.pt'
 
     def before_fit(self):
-        self.last, self.state = time.monotonic(), None
+        self.last, self.state, self.stepped = time.monotonic(), None, False
         if self.resume: self.state = read_state(self.path, self.dls.device)
         if self.state: self.resumed = self.steps + self.state['train_iter']
         if self.state and self.state['over']: raise CancelFitException
@@ -367,10 +380,12 @@ class Checkpoint(Callback):
         self.restore(self.state)
         self.done, self.state = self.state['done'], None
         self.learn.dl = _Rest(self.learn.dl, self.done)
+    def after_step(self): self.stepped = True   # between two steps there may be gradients that are not in a checkpoint
     def after_batch(self):
         if not self.training: return
         self.done += 1
-        if time.monotonic() - self.last >= self.every: self.write()
+        if self.stepped and time.monotonic() - self.last >= self.every: self.write()
+        self.stepped = False
     def after_fit(self):
         if self.state: self.restore(self.state)     # it was finished before
         else: self.write(over=True)
@@ -411,13 +426,26 @@ def start_ranks(device: torch.device):
     if device.type == 'cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     PartialState(cpu=device.type == 'cpu')
 
+def sync_bn_(model: nn.Module) -> list[tuple]:  # (parent, name, module) of what was there, with the same tensors
+    "Every BatchNorm becomes one that averages over all ranks, in place; an activation inside it stays (torch's own conversion would lose timm's)."
+    from timm.layers import convert_sync_batchnorm
+    was = [(p, name, m) for p in model.modules() for name, m in p.named_children() if isinstance(m, nn.BatchNorm2d)]
+    convert_sync_batchnorm(model)
+    return was
+
 def rank_callbacks(device: torch.device) -> list[Callback]:
     "What a `Learner` needs so that all ranks train one net: gradients averaged, BatchNorm synchronised on CUDA. Empty for a single process."
     if num_distrib() < 2: return []
     from fastai.distributed import DistributedTrainer
     class Ranks(DistributedTrainer):
         def _wrap_dl(self, dl): return dl   # our loaders share out the batches themselves
-    return [Ranks(sync_bn=device.type == 'cuda', cpu=device.type == 'cpu')]
+        def before_fit(self):
+            self.was = sync_bn_(self.model) if device.type == 'cuda' else []
+            super().before_fit()
+        def after_fit(self):
+            super().after_fit()
+            for parent, name, m in self.was: setattr(parent, name, m)
+    return [Ranks(sync_bn=False, cpu=device.type == 'cpu')]
 
 def agree(value):
     "Rank 0's `value`, on every rank: for what is measured, and so may differ"

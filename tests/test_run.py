@@ -94,12 +94,27 @@ def test_evaluate_measures_the_test_part_of_other_data(done, digits, capsys, tmp
     x = np.zeros((5, 28, 28), np.uint8)
     (tmp_path/'idx'/'t10k-images-idx3-ubyte').write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 28, 0, 0, 0, 28]) + x.tobytes())
     (tmp_path/'idx'/'t10k-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 5, 0, 1, 2, 0, 1]))
-    for name, n in ('plain', 72), ('parts', 72), ('idx', 5):
+    next((tmp_path/'plain'/'2').glob('[1-9]*.png')).unlink()          # no longer the run's own folder
+    for name, n in ('plain', 71), ('parts', 72), ('idx', 5):
         assert main(['evaluate', str(done), '--data', str(tmp_path/name), '--json']) == 0
         out, err = capsys.readouterr()
         assert {r['n'] for r in json.loads(out)['rows']} == {n} and ('broken.png' in err) == (name != 'idx')
     (tmp_path/'plain'/'9').mkdir(); shutil.copy(next((digits/'1').glob('*.png')), tmp_path/'plain'/'9')
     assert main(['evaluate', str(done), '--data', str(tmp_path/'plain')]) == 2 and "'9'" in capsys.readouterr().err
+
+def test_held_out_images_stay_held_out(done, digits, capsys, tmp_path):
+    n = json.loads((done/'report.json').read_text())['rows'][0]['n']
+    moved = shutil.copytree(digits, tmp_path/'moved')
+    assert main(['evaluate', str(done), '--data', str(moved), '--json']) == 0
+    assert {r['n'] for r in json.loads(capsys.readouterr().out)['rows']} == {n}            # not those it has learned
+    run = shutil.copytree(done, tmp_path/'run')
+    rep = json.loads((run/'report.json').read_text())
+    rep['data']['source'] = str(moved)
+    (run/'report.json').write_text(json.dumps(rep))
+    assert main(['evaluate', str(run)]) == 0
+    next((moved/'2').glob('[1-9]*.png')).unlink()
+    capsys.readouterr()
+    assert main(['evaluate', str(run)]) == 2 and 'changed since the run' in capsys.readouterr().err
 
 def test_damaged_runs_are_refused(done, digits, capsys, tmp_path):
     copy = shutil.copytree(done, tmp_path/'c')
@@ -119,6 +134,27 @@ def test_a_target_is_met(digits, capsys, tmp_path):
     assert main([*args, str(tmp_path/'c'), '--max-drop', '.99', '--prune', '.95']) == 0   # everything may be lost: cut until nothing is left to cut
     cut = json.loads((tmp_path/'c'/'report.json').read_text())
     assert cut['rows'][1]['params'] < .8*rep['rows'][1]['params'] and [p.name for p in tmp_path.iterdir() if p.suffix] == []
+
+def test_a_target_of_time_is_judged_by_the_ledgers_clock(tmp_path, monkeypatch):
+    import finetune_course.pipeline as pl
+    cfg, sets, pairs = pl.Config(size=32, target_latency=3.), pl.load_sizes(pl.Config(size=32)), []
+    def clock(a, b): pairs.append((a.name, b.name)); return 9., b.stat().st_size/30_000      # a file of 81 KB just fits
+    monkeypatch.setattr(pl, 'latency', clock)
+    model, spec = pl.starting_net(cfg, sets[32][0].vocab, True)
+    ratio = pl.find_ratio(cfg, *pl.small_input(cfg, model, spec, True), sets[20][0], tmp_path)
+    assert ratio > cfg.prune and set(pairs) == {('model.onnx', 'pruned.onnx'), ('model.onnx', 'model.int8.onnx')}
+
+def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch):
+    import finetune_course.pipeline as pl
+    lost = iter([-.6, -.5, 0., -.5])                               # of the nets that are measured one after the other
+    def measure(files, *sets, speed=True, real=pl.measure):
+        rows = real(files, *sets, speed=speed)
+        if len(files) == 2: rows[1].difference_low = next(lost)
+        return rows
+    monkeypatch.setattr(pl, 'measure', measure)
+    said = []
+    path, rep = pl.run(pl.Config(data=str(digits), size=32, epochs=1, patience=1, prune=.8, max_drop=.49, out=str(tmp_path/'r')), say=said.append)
+    assert [s.split('%')[0] for s in said if s.startswith('pruning')] == ['pruning 80', 'pruning 68', 'pruning 49', 'pruning 25']
 
 def test_a_class_that_pays_is_named():
     import pandas as pd

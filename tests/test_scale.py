@@ -47,6 +47,25 @@ def test_a_folder_a_pattern_and_a_file(shards):
     assert open_shards(next(shards.glob('train-00000*')))['train'].rows == 150
     assert is_stream('ylecun/mnist') and not is_stream('mnist5k') and not is_stream(shards.parent.parent/'nowhere')
 
+def test_parts_go_by_names_and_none_may_lack(shards, tmp_path):
+    latest = shutil.copytree(shards, tmp_path/'latest')             # "test" in the folder's name says nothing
+    assert {k: s.rows for k, s in open_shards(latest).items()} == {'train': 400, 'test': 80}
+    (latest/'test-00000-of-00001.parquet').rename(latest/'validation-00000-of-00001.parquet')
+    assert open_shards(latest)['test'].rows == 80
+    (latest/'train-00001-of-00003.parquet').unlink()
+    with pytest.raises(ValueError, match='2 of the 3 files train'): open_shards(latest)
+
+def test_samples_are_of_all_classes(tmp_path):
+    import pyarrow as pa, pyarrow.parquet as pq
+    for c in 'ab':
+        (tmp_path/'f'/c).mkdir(parents=True)
+        for i in range(600): Image.new('L', (9, 9), i % 250).save(tmp_path/'f'/c/f'{i}.png')
+    write_shards(tmp_path/'f', tmp_path/'s')
+    f = next((tmp_path/'s').glob('*.parquet'))
+    t = pq.read_table(f).sort_by('label')
+    pq.write_table(t.set_column(1, t.schema.field('label'), pa.array([-1 if i % 50 == 0 else y for i, y in enumerate(t['label'].to_pylist())])), f)   # sorted, some labels kept secret
+    for s in load_shards(tmp_path/'s', 9, most=100): assert set(s.y.tolist()) == {0, 1}
+
 def test_the_stream_holds_the_same_images_as_the_folder(files, shards):
     folder, stream = load(files, 28), load_shards(shards, 28)
     def sums(x): return sorted(x.flatten(1).long().sum(1).tolist())
