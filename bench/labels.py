@@ -3,7 +3,7 @@
     python -m bench.labels --idx FOLDER      # MNIST's four files; adds what is missing to the JSON
 
 Four ways to train on 50, 200, 1,000 and 4,000 digits, three draws each (the same for all ways), measured on MNIST's 10,000 test images. All ways see
-as many images: 12,800, and 8 epochs at the least. Each way's rate is the best of a few on one further draw of 200, judged by 1,000 other training images."""
+as many images: 8,000, and 4 epochs at the least. Each way's rate is the best of a few on one further draw of 200, judged by a third of the other training images."""
 import argparse, json
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def main():
         rest, part = split(whole, n/len(whole), seed) if n < len(whole) else (test, whole)
         sets = dict(mnist_test=test) if judge == 'mnist_test' else dict(rest=rest.take(range(0, len(rest), len(rest)//1000)))
         arch, how = ways[way]
-        rows.append(dict(way=way, n=n) | train(arch, part, part.take(range(10)), sets, lr, seed, max(8, round(12_800/n)), a.device, **how))
+        rows.append(dict(way=way, n=n) | train(arch, part, part.take(range(10)), sets, lr, seed, max(4, round(8000/n)), a.device, **how))
         a.out.write_text(json.dumps(done, indent=1) + '\n')
         print(rows[-1], flush=True)
 

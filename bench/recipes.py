@@ -34,7 +34,7 @@ recipes = {   # of about five minutes on two cores, but for the first
     'bent, 64 px': dict(aug=bent, px=64, epochs=14), 'drawn, 64 px': dict(aug=drawn, px=64, epochs=14),
     'drawn, no blind end': dict(aug=drawn, epochs=36, drop=True), 'drawn, no blind end, 64 px': dict(aug=drawn, epochs=20, px=64, drop=True),
 }
-large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, epochs=32, px=28, plain=True)}
+large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, epochs=26, px=28, plain=True)}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."

@@ -73,6 +73,7 @@ def plot_confusion(
     ax.imshow(off, cmap='Reds')
     for i, j in np.argwhere(off): ax.text(j, i, off[i, j], ha='center', va='center', fontsize=8, color='w' if off[i, j] > .6*off.max() else 'k')
     ax.set(xticks=range(len(labels)), yticks=range(len(labels)), xticklabels=labels, yticklabels=labels, xlabel='read as', ylabel='is')
+    if max(map(len, labels)) > 2: ax.tick_params(axis='x', rotation=90)
     return ax
 
 # %% ../nbs/05_evaluate.ipynb #9e8303e3
@@ -126,9 +127,9 @@ def count_weights(
 # %% ../nbs/05_evaluate.ipynb #95cc07b6
 def latency(
     a: str | Path, b: str | Path,      # two ONNX files
-    bs: int = 1,
-    runs: int = 60,
-    warmup: int = 10,
+    bs: int = 1,      # images a call
+    runs: int = 60,   # timed calls of each file
+    warmup: int = 10, # calls before them
 ) -> tuple[float, float]:  # median milliseconds a batch, for `a` and for `b`
     "The two files turn by turn, A B A B, in one runtime on one thread: drift of the machine meets both alike."
     readers, times = [Reader(a), Reader(b)], ([], [])
@@ -148,9 +149,9 @@ class Row:
     stage: str
     file: str
     bytes: int
-    gzip_bytes: int
-    params: int
-    nonzero: int
+    gzip_bytes: int         # of the file, packed
+    params: int             # weights and biases
+    nonzero: int            # of them
     accuracy: float
     accuracy_low: float     # Wilson's 95 % interval
     accuracy_high: float

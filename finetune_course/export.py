@@ -106,10 +106,10 @@ def save_model(
 
 # %% ../nbs/04_export.ipynb #a3d35149
 def load_model(
-    stem: str | Path,         # as given to `save_model`
+    stem: str | Path,         # as given to `save_model`, or one of its two files
 ) -> tuple[nn.Module, Spec]:  # eval mode, on the CPU
     "The model that `save_model` wrote; raises `InputError` where a file is missing, damaged or does not belong."
-    path = Path(f'{stem}.json')
+    path = Path(f'{str(stem).removesuffix(".safetensors").removesuffix(".json")}.json')
     try: d = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise InputError(f'{path} does not exist; give a run\'s folder, or run again.') from None
     except (ValueError, OSError): raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.') from None

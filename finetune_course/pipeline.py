@@ -419,16 +419,20 @@ def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Read
     for stage, h in hist.groupby(level='stage', sort=False):
         axs[0].plot(h.index.get_level_values('epoch'), h.valid_loss, 'o-', label=stage)
     axs[0].set(xlabel='epoch', ylabel='validation loss'); axs[0].legend()
-    plot_confusion(confusion(test.y.numpy(), p.argmax(1), len(test.vocab)), test.vocab, axs[1])
-    pd.DataFrame(rep['per_class']).set_index('class')[['errors before', 'errors after']].plot.bar(ax=axs[2], rot=0, ylabel='images read wrong')
+    who = pd.DataFrame(rep['per_class']).set_index('class')
+    most = [i for i, c in enumerate(test.vocab) if c in who['errors after'].nlargest(20).index]   # more would not be legible
+    names = [test.vocab[i] for i in most]
+    plot_confusion(confusion(test.y.numpy(), p.argmax(1), len(test.vocab))[most][:, most], names, axs[1])
+    who.loc[names, ['errors before', 'errors after']].plot.bar(ax=axs[2], rot=90*(max(map(len, names)) > 2), ylabel='images read wrong')
+    few = f' (the {len(names)} of {len(test.vocab)} classes with the most mistakes)'*(len(names) < len(test.vocab))
     env, data = rep['environment'], rep['data']
     about = f'{data["source"]}: {data["train"]:,} training, {data["valid"]:,} validation, {data["test"]:,} held-out images; seed {rep["seed"]}; {env["cpu"]}; {env["date"]}; ' \
         + ', '.join(f'{k} {v}' for k, v in env['versions'].items())
     return f'''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>finetune_course: report</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;color:#222}}table{{border-collapse:collapse;font-size:.8rem;display:block;overflow-x:auto}}
 td,th{{padding:.3rem .5rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
-<h1>A digit reader, measured</h1><p>Recommended: <b>{escape(rep["shipped"])}</b>, chosen on validation images; every row is measured from the file it names.</p>
-{"".join(f"<p><b>Warning:</b> {escape(w)}</p>" for w in rep["warnings"])}{ledger_of(rep)._repr_html_()}{f"<p>{duel_line(rep)}</p>" if rep["baseline"] else ""}<p>Expected calibration error: {", ".join(f"{r['stage']} {r['ece']:.3f}" for r in rep["rows"])}.</p><h2>Training, what is taken for what, and who pays</h2>{_png(fig)}<h2>Mistakes it was surest of</h2>{_png(plot_worst(test, p))}
+<h1>{len(test.vocab)} classes, read and measured</h1><p>Recommended: <b>{escape(rep["shipped"])}</b>, chosen on validation images; every row is measured from the file it names.</p>
+{"".join(f"<p><b>Warning:</b> {escape(w)}</p>" for w in rep["warnings"])}{ledger_of(rep)._repr_html_()}{f"<p>{duel_line(rep)}</p>" if rep["baseline"] else ""}<p>Expected calibration error: {", ".join(f"{r['stage']} {r['ece']:.3f}" for r in rep["rows"])}.</p><h2>Training, what is taken for what, and who pays{few}</h2>{_png(fig)}<h2>Mistakes it was surest of</h2>{_png(plot_worst(test, p))}
 <p><small>{escape(about)}</small></p></html>'''
 
 # %% ../nbs/09_pipeline.ipynb #4cbbf92e
