@@ -32,7 +32,7 @@ points = {
     'one-shot, no teacher': dict(race, teacher=False), 'iterative, no teacher': dict(race, cuts=4, teacher=False),
     'R 0.95': dict(bits=True), 'R 0.95, no teacher': dict(teacher=False), 'R 0.95, from scratch': dict(start='scratch'), 'R 0.95, from scratch, no teacher': dict(start='scratch', teacher=False),
     'plain CNN, from scratch': dict(start='plain'), '20 KB': tiny, '20 KB, no teacher': dict(tiny, teacher=False), '20 KB, plain CNN, from scratch': dict(start='plain', width=13),
-    'plain CNN, from scratch, no teacher': dict(start='plain', teacher=False), '20 KB, plain CNN, from scratch, no teacher': dict(start='plain', width=13, teacher=False),
+    'plain CNN, from scratch, no teacher': dict(start='plain', teacher=False), '37 KB, plain CNN, from scratch, no teacher': dict(start='plain', width=18, teacher=False), '20 KB, plain CNN, from scratch, no teacher': dict(start='plain', width=13, teacher=False),
     **{f'R {r}': dict(ratio=r) for r in (.86, .9, .96)},
     **{f'R 0.95, {px} px, no teacher': dict(px=px, teacher=False) for px in (20, 36, 48)},
     'full MNIST, 20 KB': dict(tiny, **full), 'full MNIST, 20 KB, plain CNN, from scratch': dict(full, start='plain', width=13),

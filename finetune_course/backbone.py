@@ -144,7 +144,7 @@ def load_weights_(
     own = model.state_dict()
     if sd.keys() != own.keys() and [v.shape for v in sd.values()] == [v.shape for v in own.values()]: sd = dict(zip(own, sd.values()))
     wrong = [k for k, v in own.items() if k not in sd or sd[k].shape != v.shape] + [k for k in sd if k not in own]
-    if wrong and list(model.children()) and all(k.startswith(head_name(model)) for k in wrong):
+    if wrong and len(own) > 2 and set(wrong) <= {*list(own)[-2:]}:
         raise InputError(f'{name} has a last layer for other classes than ImageNet\'s 1,000 ({wrong[0]}); give the weights that the net was pretrained with.')
     if wrong: raise InputError(f'{name} does not fit {type(model).__name__} (first difference: {wrong[0]}); give weights of the same --arch.')
     model.load_state_dict(sd)

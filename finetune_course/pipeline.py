@@ -7,8 +7,8 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'Config', 'OutFolder', 'choose', 'recommend', 'load_sizes',
            'small_input', 'starting_net', 'n_images', 'write_small', 'meets', 'find_ratio', 'shrink', 'baseline_net',
-           'unlike_', 'find_width', 'Trainer', 'build_files', 'listing', 'against', 'report', 'resumable', 'check_same',
-           'run', 'ledger_of', 'duel_line', 'html_report', 'read_report', 'evaluate_run']
+           'unlike_', 'find_width', 'Trainer', 'build_files', 'listing', 'against', 'judge', 'origin', 'report',
+           'resumable', 'check_same', 'run', 'ledger_of', 'duel_line', 'html_report', 'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, hashlib, json, math, os, shutil, tempfile, time
@@ -338,6 +338,22 @@ def against(a: Path, b: Path, *tests: Images) -> dict:
     lost, gained = per_class(a, b, *tests)[['lost', 'gained']].sum().tolist()
     return dict(lost=lost, gained=gained, p=mcnemar(lost, gained))
 
+def judge(cfg: Config, sets: dict, out: Path) -> dict:
+    "What the files are worth: the ledger's rows, the stage to ship, warnings, who pays, the duel with the control"
+    files = {stage: out/stage_files[stage] for stage in cfg.stages}
+    valids, tests = ([s[i] for s in sets.values()] for i in (1, 2))
+    on_valid, rows = agree(None if rank_distrib() else (measure(files, *valids), measure(files, *tests)))   # the others keep still
+    shipped, warnings = recommend(cfg, on_valid)
+    who = per_class(files['fine-tuned'], files[shipped], *tests)
+    duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
+    return dict(rows=rows, shipped=shipped, warnings=warnings + losers(who), baseline=duel, per_class=who.reset_index().to_dict('records'))
+
+def origin(cfg: Config, train: Images, valid: Images, test: Images) -> dict:
+    "Where the images came from, and what `evaluate_run` needs to tell them again"
+    here = Path(cfg.data).exists() and cfg.data not in ('mnist5k', 'mnist', 'digits8')
+    return dict(source=str(Path(cfg.data).resolve()) if here else cfg.data, classes=test.vocab, train=n_images(train), valid=len(valid), test=len(test),
+                test_digest=test.digest, files=listing(cfg.data) if here else None, skipped=train.skipped + [s for s in test.skipped if s not in train.skipped])
+
 def report(rows: list[Row], **about) -> dict:
     "The contents of report.json"
     return dict(schema=1, rows=[asdict(r) for r in rows], **about, environment=environment())
@@ -380,20 +396,12 @@ def run(
         once(ckpt.folder/'run.json', lambda: resumable(cfg, train))
         hist = build_files(cfg, model, spec, sets, out, ckpt, say, show)
         say(f'measuring on {len(test):,} held-out images')
-        files, tests = {stage: out/stage_files[stage] for stage in cfg.stages}, [s[2] for s in sets.values()]
-        valids = [s[1] for s in sets.values()]
-        on_valid, rows = agree(None if rank_distrib() else (measure(files, *valids), measure(files, *tests)))   # the others keep still
-        shipped, warnings = recommend(cfg, on_valid)
-        who = per_class(files['fine-tuned'], files[shipped], *tests)
-        duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
-        warnings += losers(who)
-        known = cfg.data in ('mnist5k', 'mnist', 'digits8')
-        rep = report(rows, shipped=shipped, warnings=warnings, baseline=duel, per_class=who.reset_index().to_dict('records'), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg), resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()),
-                     data=dict(source=cfg.data if known or not Path(cfg.data).exists() else str(Path(cfg.data).resolve()), classes=test.vocab, train=n_images(train),
-                               valid=len(valid), test=len(test), test_digest=test.digest, files=listing(cfg.data), skipped=train.skipped + [s for s in test.skipped if s not in train.skipped]))
+        found = judge(cfg, sets, out)
+        rep = report(**found, seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg),
+                     resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()), data=origin(cfg, train, valid, test))
         hist.to_csv(out/'history.csv')
         write_atomic(out/'report.json', json.dumps(rep, indent=1, ensure_ascii=False))
-        write_atomic(out/'report.html', html_report(rep, hist, tests, Reader(out/stage_files[shipped], 0)))
+        write_atomic(out/'report.html', html_report(rep, hist, [s[2] for s in sets.values()], Reader(out/stage_files[found['shipped']], 0)))
     return folder.path, rep
 
 # %% ../nbs/09_pipeline.ipynb #5fbc2228

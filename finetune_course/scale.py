@@ -267,11 +267,11 @@ def fit_in_memory(
     fit,       # (batch size, callbacks) → anything: trains, from the start
     bs: int,
     say=lambda s: None,   # told when the batch must shrink
-    times: int = 1,       # so many parts of a batch to begin with
+    parts: int = 1,       # into how many a batch is cut to begin with
 ):             # what `fit` returns
     "Train with batches of `bs`; where GPU memory runs out, with half as many at a time and twice as many before each step."
     from fastai.callback.training import GradientAccumulation
-    for times in (times*2**k for k in count()):
+    for times in (parts*2**k for k in count()):
         if bs//times < 2: raise InputError('a batch of 2 images does not fit into memory; give smaller images (--size) or another --arch.')
         try: return fit(bs//times, [GradientAccumulation(bs//times*times)] if times > 1 else [])
         except torch.OutOfMemoryError: pass

@@ -156,6 +156,19 @@ def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch):
     path, rep = pl.run(pl.Config(data=str(digits), size=32, epochs=1, patience=1, prune=.8, max_drop=.49, out=str(tmp_path/'r')), say=said.append)
     assert [s.split('%')[0] for s in said if s.startswith('pruning')] == ['pruning 80', 'pruning 68', 'pruning 49', 'pruning 25']
 
+def test_a_batch_that_was_cut_stays_cut_on_resume(tmp_path):
+    import finetune_course.pipeline as pl
+    cfg = pl.Config(size=32)
+    sets, tried = pl.load_sizes(cfg), []
+    spec = Spec(cfg.arch, sets[32][0].vocab, 32)
+    def fit(dls, **kwargs):
+        tried.append(dls.train.bs)
+        raise torch.OutOfMemoryError if dls.train.bs > 20 else KeyboardInterrupt
+    (tmp_path/'checkpoint').mkdir()
+    for resume in False, True:
+        with pytest.raises(KeyboardInterrupt): pl.Trainer(cfg, sets, tmp_path, pl.Checkpoint(tmp_path/'checkpoint', resume=resume))(spec, fit)
+    assert tried == [64, 32, 16, 16]
+
 def test_a_class_that_pays_is_named():
     import pandas as pd
     table = pd.DataFrame({'n': [100, 100], 'errors before': [1, 1], 'errors after': [21, 2], 'lost': [20, 1], 'gained': [0, 0], 'p': [4e-6, 1.]}, index=['a', 'b'])
