@@ -126,7 +126,7 @@ def is_stream(data: str | Path) -> bool:
 def _part_of(f: Path) -> str:
     "'train' or 'test', by the beginning of the file's name, else of its folder's"
     for name in f.name, f.parent.name:
-        if m := re.match('(train|test|val|dev)', name.lower()): return 'train' if m[1] == 'train' else 'test'
+        if m := re.match('(?:partial-)?(train|test|valid|validation|val|dev)(?![a-z])', name.lower()): return 'train' if m[1] == 'train' else 'test'
     return 'train'
 
 def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' where there is one
@@ -206,8 +206,8 @@ class Streamed(Images):
     shards: Shards | None = None
 
 def _images(source: Shards, px: int, n: int, cls=Images, **kwargs):
-    "A sample of `n` images, in memory: rows may be sorted by class, so never just the first"
-    rows = list(islice(source.read(seed=0), n))
+    "The first `n` images, in memory. Rows may be sorted by class: for a sample give a `part`, which the checksum draws from all of them"
+    rows = list(islice(source.read(), n))
     x, y = decode_rows(rows, px, None)
     return cls(x.as_subclass(Tensor), y.as_subclass(Tensor), source.vocab, **kwargs)
 
@@ -227,7 +227,8 @@ def load_shards(
     if len(test) > 2*most: test = test.part(0, 2*most/len(test))   # always the same images, of all classes
     valid, test = (_images(part, px, 2*most) for part in (train.part(0, share), test))
     if test.vocab != valid.vocab: raise InputError(f'{data} names other classes in its test part than in its training part; make them the same.')
-    rest = _images(train.part(low, 1), px, 1024, Streamed, shards=train.part(low, 1))
+    sample = train.part(low, min(1., low + 1024/max(1, train.rows)))
+    rest = _images(sample, px, 2048, Streamed, shards=train.part(low, 1))
     for name, s in dict(training=rest, validation=valid, test=test).items():
         if len(s) < 2: raise InputError(f'{data} has too few {name} images ({len(s)}); give more.')
     c = max(rest.x.shape[1], valid.x.shape[1], test.x.shape[1])
@@ -392,6 +393,10 @@ class Checkpoint(Callback):
         self.steps += self.learn.train_iter
         self.finished, self.state = self.finished + 1, None
 
+    def forget(self):
+        "Delete what this training and later ones have written"
+        for f in self.folder.glob('fit*'):
+            if f.suffix in ('.pt', '.previous') and int(f.stem[3:]) >= self.finished: f.unlink()
     def write(self, over=False):
         if rank_distrib() == 0:
             rec, model = self.recorder, getattr(self.model, 'module', self.model)

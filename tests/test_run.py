@@ -144,6 +144,16 @@ def test_a_target_of_time_is_judged_by_the_ledgers_clock(tmp_path, monkeypatch):
     ratio = pl.find_ratio(cfg, *pl.small_input(cfg, model, spec, True), sets[20][0], tmp_path)
     assert ratio > cfg.prune and set(pairs) == {('model.onnx', 'pruned.onnx'), ('model.onnx', 'model.int8.onnx')}
 
+def test_a_target_is_found_on_untrained_weights(tmp_path):
+    import finetune_course.pipeline as pl
+    cfg = pl.Config(arch='test_efficientnet', weights='random', size=32, target_bytes=12_600)
+    sets = pl.load_sizes(cfg)
+    model, spec = pl.starting_net(cfg, sets[32][0].vocab, True)
+    net, spec = pl.small_input(cfg, model, spec, True)
+    ratio = pl.find_ratio(cfg, net, spec, sets[20][0], tmp_path)
+    pl.write_small(pl.unlike_(pl.prune(net, spec, ratio)[0]), pl.prune(net, spec, ratio)[1], sets[20][0], tmp_path)   # as after training: no two biases alike
+    assert ratio > cfg.prune and (tmp_path/'model.int8.onnx').stat().st_size <= 12_600
+
 def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch):
     import finetune_course.pipeline as pl
     lost = iter([-.6, -.5, 0., -.5])                               # of the nets that are measured one after the other
@@ -155,6 +165,7 @@ def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch):
     said = []
     path, rep = pl.run(pl.Config(data=str(digits), size=32, epochs=1, patience=1, prune=.8, max_drop=.49, out=str(tmp_path/'r')), say=said.append)
     assert [s.split('%')[0] for s in said if s.startswith('pruning')] == ['pruning 80', 'pruning 68', 'pruning 49', 'pruning 25']
+    assert len(pd.read_csv(path/'history.csv').query('stage == "pruned"')) == 1   # what was tried in vain is no part of the net's training
 
 def test_a_batch_that_was_cut_stays_cut_on_resume(tmp_path):
     import finetune_course.pipeline as pl
@@ -165,8 +176,10 @@ def test_a_batch_that_was_cut_stays_cut_on_resume(tmp_path):
         tried.append(dls.train.bs)
         raise torch.OutOfMemoryError if dls.train.bs > 20 else KeyboardInterrupt
     (tmp_path/'checkpoint').mkdir()
+    for name in 'fit0.pt', 'fit0.previous', 'fit1.pt': (tmp_path/'checkpoint'/name).touch()   # as larger batches left them
     for resume in False, True:
         with pytest.raises(KeyboardInterrupt): pl.Trainer(cfg, sets, tmp_path, pl.Checkpoint(tmp_path/'checkpoint', resume=resume))(spec, fit)
+        assert [f.name for f in (tmp_path/'checkpoint').iterdir()] == ['fit0.json']
     assert tried == [64, 32, 16, 16]
 
 def test_a_class_that_pays_is_named():
