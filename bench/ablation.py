@@ -25,9 +25,10 @@ ways = {
     'rates by layer group':    dict(groups=True),
 }
 
-def train(arch, part, valid, test_sets, lr, seed, epochs, device, weights=None, freeze=False, train_bn=False, groups=False):
+def train(arch, sets, test_sets, lr, seed, epochs, device, weights=None, freeze=False, train_bn=False, groups=False):
     "One training; returns what is known of it, accuracies by name of the set"
     start, (mean, std) = time.perf_counter(), pixel_stats(arch)
+    part, valid = split(sets, .1, seed)
     dls = dataloaders(part, valid, mean=mean, std=std, device=device)
     set_seed(seed)
     model = replace_head_(backbone(arch, weights), dls.c)
@@ -65,7 +66,7 @@ def main():
         if any((r['way'], r['stage'], r['lr'], r['seed']) == (way, stage, lr, seed) for r in rows): return
         if not todo: raise SystemExit(f'{len(rows)} trainings done, stopped by --limit')
         todo -= 1
-        rows.append(dict(way=way, stage=stage) | train(args.arch, *split(sets, .1, seed), tests, lr, seed, args.epochs, device, **ways[way]))
+        rows.append(dict(way=way, stage=stage) | train(args.arch, sets, tests, lr, seed, args.epochs, device, **ways[way]))
         args.out.parent.mkdir(exist_ok=True)
         args.out.write_text(json.dumps(done, indent=1) + '\n')
         print({k: v for k, v in rows[-1].items() if k[:2] != 'n_'}, flush=True)
