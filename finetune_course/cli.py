@@ -117,16 +117,8 @@ def _bytes(text):
 class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f'finetune-course: {message}; see {self.prog} --help.\n')
 
-# %% ../nbs/10_cli.ipynb #7d144b51
-def parser() -> argparse.ArgumentParser:
-    "The command line; nothing heavy is imported before a subcommand runs"
-    top = _Parser('finetune-course', description='From a pretrained CNN to a small, fast, honest digit reader.')
-    sub = top.add_subparsers(required=True, metavar='COMMAND', parser_class=_Parser)
-    def command(name, func, text):
-        p = sub.add_parser(name, help=text, description=text)
-        p.set_defaults(func=func)
-        return p
-    r = command('run', _run, 'fine-tune, prune, quantize, export and measure')
+# %% ../nbs/10_cli.ipynb #39a5ef35
+def _run_options(r: argparse.ArgumentParser):
     r.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='DIR: train/ and test/, or class folders, or MNIST\'s IDX files, or Parquet shards; also a pattern of Parquet files, or a data set on the hub, OWNER/NAME (default mnist5k)')
     r.add_argument('--arch', metavar='NAME', help='tf_efficientnet_lite0 (default), mobilenet_v2, resnet18, vgg16, plain_cnn, or any timm name')
     r.add_argument('--weights', metavar='FILE', help='pretrained weights, .safetensors or .pth; "random" for none')
@@ -151,6 +143,17 @@ def parser() -> argparse.ArgumentParser:
     r.add_argument('--resume', action='store_true', help='go on with the unfinished run of --out, or with the last one')
     r.add_argument('--checkpoint-every', type=float, metavar='S', help='seconds between checkpoints (default 20)')
     r.add_argument('--track', action='store_true', help='write log.csv and tensorboard/ into the run\'s folder')
+
+# %% ../nbs/10_cli.ipynb #7d144b51
+def parser() -> argparse.ArgumentParser:
+    "The command line; nothing heavy is imported before a subcommand runs"
+    top = _Parser('finetune-course', description='From a pretrained CNN to a small, fast, honest digit reader.')
+    sub = top.add_subparsers(required=True, metavar='COMMAND', parser_class=_Parser)
+    def command(name, func, text):
+        p = sub.add_parser(name, help=text, description=text)
+        p.set_defaults(func=func)
+        return p
+    _run_options(command('run', _run, 'fine-tune, prune, quantize, export and measure'))
     e = command('evaluate', _evaluate, 'measure every stage of a run on other data')
     e.add_argument('run_dir', metavar='RUN_DIR')
     e.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='its test part is measured (default: the run\'s own held-out images)')

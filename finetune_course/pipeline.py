@@ -7,9 +7,9 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'known_sets', 'Config', 'OutFolder', 'choose', 'recommend',
            'load_sizes', 'small_input', 'starting_net', 'n_images', 'write_small', 'unlike_', 'meets', 'find_ratio',
-           'shrink', 'baseline_net', 'find_width', 'Trainer', 'build_files', 'listing', 'against', 'judge', 'origin',
-           'report', 'resumable', 'check_same', 'run', 'ledger_of', 'duel_line', 'html_report', 'read_report',
-           'evaluate_run']
+           'shrink', 'baseline_net', 'find_width', 'Trainer', 'build_baseline', 'build_files', 'against', 'judge',
+           'report', 'listing', 'origin', 'resumable', 'check_same', 'run', 'ledger_of', 'duel_line', 'html_report',
+           'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, hashlib, json, math, os, shutil, tempfile, time
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd, torch
 from torch import nn
+from fastcore.basics import patch
 from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from .data import Images, InputError, class_folders, dataloaders, idx_folder, image_files, load, split
 from .backbone import backbone, build, pixel_stats, plain_cnn, replace_head_
@@ -27,7 +28,7 @@ from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, confusion, environment, latency, losers, mcnemar, measure, paired_difference, per_class, plot_confusion, plot_worst
 from .prune import gentlest_cut, grey_stem_, n_channels, prune, prune_recover, recover_
 from .quantize import quantize_onnx
-from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, load_shards, once, rank_callbacks, start_ranks, stream_dataloaders, tracking
+from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, once, rank_callbacks, sample_shards, start_ranks, stream_dataloaders, tracking
 
 # %% ../nbs/09_pipeline.ipynb #981c2d3f
 @dataclass
@@ -69,26 +70,29 @@ class Config:
     def recovery(self) -> int:   # epochs
         return self.epochs*(self.patience if self.patience is not None else 12 if self.targets else 5)
 
-    def check(self):
-        "Raise `InputError` for what can be seen to be wrong before anything is loaded or written"
-        if not 0 <= self.prune < 1: raise InputError(f'--prune {self.prune} is out of range; give a share of channels, 0 ≤ R < 1.')
-        for name, px in ('--size', self.size), ('--small-size', self.small_px):
-            if not 8 <= px <= 512: raise InputError(f'{name} {px} is out of range; choose 8 to 512 pixels.')
-        if not 0 <= self.seed < 2**32: raise InputError(f'--seed {self.seed} is out of range; choose 0 to 4294967295.')
-        for name, v in ('--epochs', self.epochs), ('--patience', self.patience), ('--target-bytes', self.target_bytes):
-            if v is not None and v < 1: raise InputError(f'{name} {v} is out of range; choose 1 or more.')
-        if self.batch_size < 2: raise InputError(f'--batch-size {self.batch_size} is out of range; choose 2 or more, BatchNorm needs them.')
-        for name, v in ('--target-latency', self.target_latency), ('--max-drop', self.max_drop), ('--checkpoint-every', self.checkpoint_every):
-            if v is not None and not 0 < v < math.inf: raise InputError(f'{name} {v} is out of range; choose a number above 0.')
-        if len(self.targets) > 1: raise InputError(f'{" and ".join(self.targets)} were given together; give one target.')
-        if self.track: tracking('.')   # raises without TensorBoard
-        if pick_device(self.device).type != 'cuda' and self.compile: raise InputError('--compile is for CUDA GPUs, and this run has none; leave it out.')
-        build(self.arch)
+# %% ../nbs/09_pipeline.ipynb #844e3683
+@patch
+def check(self: Config):
+    "Raise `InputError` for what can be seen to be wrong before anything is loaded or written"
+    if not 0 <= self.prune < 1: raise InputError(f'--prune {self.prune} is out of range; give a share of channels, 0 ≤ R < 1.')
+    for name, px in ('--size', self.size), ('--small-size', self.small_px):
+        if not 8 <= px <= 512: raise InputError(f'{name} {px} is out of range; choose 8 to 512 pixels.')
+    if not 0 <= self.seed < 2**32: raise InputError(f'--seed {self.seed} is out of range; choose 0 to 4294967295.')
+    for name, v in ('--epochs', self.epochs), ('--patience', self.patience), ('--target-bytes', self.target_bytes):
+        if v is not None and v < 1: raise InputError(f'{name} {v} is out of range; choose 1 or more.')
+    if self.batch_size < 2: raise InputError(f'--batch-size {self.batch_size} is out of range; choose 2 or more, BatchNorm needs them.')
+    for name, v in ('--target-latency', self.target_latency), ('--max-drop', self.max_drop), ('--checkpoint-every', self.checkpoint_every):
+        if v is not None and not 0 < v < math.inf: raise InputError(f'{name} {v} is out of range; choose a number above 0.')
+    if len(self.targets) > 1: raise InputError(f'{" and ".join(self.targets)} were given together; give one target.')
+    if self.track: tracking('.')   # raises without TensorBoard
+    if pick_device(self.device).type != 'cuda' and self.compile: raise InputError('--compile is for CUDA GPUs, and this run has none; leave it out.')
+    build(self.arch)
 
 # %% ../nbs/09_pipeline.ipynb #c874ca90
 stage_files = {'fine-tuned': 'model.onnx', 'pruned': 'pruned.onnx', 'int8': 'model.int8.onnx', 'baseline': 'baseline.onnx', 'baseline int8': 'baseline.int8.onnx'}
 run_files = {*stage_files.values(), 'model.safetensors', 'model.json', 'baseline.safetensors', 'baseline.json', 'history.csv', 'report.json', 'report.html', 'log.csv', 'tensorboard', 'checkpoint'}
 
+# %% ../nbs/09_pipeline.ipynb #db32d92e
 class OutFolder:
     "A run's folder: written as `NAME.partial` and renamed when complete, so that a folder without that ending is whole."
     def __init__(self, out: str | Path | None, force: bool = False, resume: bool = False):
@@ -149,14 +153,10 @@ def recommend(
 # %% ../nbs/09_pipeline.ipynb #9410674b
 def load_sizes(cfg: Config) -> dict[int, tuple[Images, Images, Images]]:  # size in pixels → training, validation, held-out images
     "The same images twice: as the whole net reads them, and as the pruned one will."
-    sets = {}
-    for px in {cfg.size: 0, cfg.small_px: 0}:
-        if is_stream(cfg.data):
-            sets[px] = load_shards(cfg.data, px, strict=cfg.strict)
-            continue
-        rest, test = load(cfg.data, px, cfg.strict)
-        sets[px] = *split(rest, .1, cfg.seed), test
-    return sets
+    sizes = list(dict.fromkeys((cfg.size, cfg.small_px)))
+    if is_stream(cfg.data): return sample_shards(cfg.data, sizes, strict=cfg.strict)
+    def three(rest, test): return *split(rest, .1, cfg.seed), test
+    return {px: three(*load(cfg.data, px, cfg.strict)) for px in sizes}
 
 def small_input(cfg: Config, model: nn.Module, spec: Spec, grey: bool) -> tuple[nn.Module, Spec]:
     "A copy of the whole net that reads what the pruned one will: smaller images, one channel where all are grey."
@@ -289,6 +289,23 @@ class Trainer:
         try: return fit_in_memory(attempt, self.bs, self.say, known)
         finally: self.seconds += time.perf_counter() - start
 
+# %% ../nbs/09_pipeline.ipynb #c4318a4d
+def build_baseline(
+    fit: Trainer,
+    seen: Spec,      # what the pruned net reads
+    w: int,          # from `find_width`
+    epochs: int,
+) -> pd.DataFrame:   # the history
+    "Train the control from scratch and write its files."
+    fit.say(f'training a plain CNN of {w} and {2*w} channels from scratch')
+    def control(dls, **kwargs):
+        net, spec = baseline_net(fit.cfg, seen, w)
+        return net, spec, recover_(net, dls, epochs, seed=fit.cfg.seed, **kwargs)
+    net, spec, hist = fit(seen, control)
+    save_model(net, spec, fit.out/'baseline')
+    write_small(net, spec, fit.train, fit.out, stages=baseline_stages)
+    return hist
+
 # %% ../nbs/09_pipeline.ipynb #1ad1d350
 def build_files(
     cfg: Config,
@@ -317,27 +334,12 @@ def build_files(
     say('quantizing to int8')
     save_model(small, small_spec, out/'model')
     write_small(small, small_spec, train, out)
-    if cfg.baseline:
-        say(f'training a plain CNN of {w} and {2*w} channels from scratch')
-        def control(dls, **kwargs):
-            net, s = baseline_net(cfg, seen, w)
-            return net, s, recover_(net, dls, len(hist['pruned']), seed=cfg.seed, **kwargs)
-        plain, plain_spec, hist['baseline'] = fit(seen, control)
-        save_model(plain, plain_spec, out/'baseline')
-        write_small(plain, plain_spec, train, out, stages=baseline_stages)
+    if cfg.baseline: hist['baseline'] = build_baseline(fit, seen, w, len(hist['pruned']))
     hist = pd.concat(hist, names=['stage', 'epoch'])
     hist.attrs['seconds'] = fit.seconds
     return hist
 
 # %% ../nbs/09_pipeline.ipynb #daa2ffde
-known_sets = 'mnist5k', 'mnist', 'digits8'   # before any folder of that name
-
-def listing(data: str | Path) -> str | None:
-    "A fingerprint of the files in a folder of classes; None where `data` is something else, and has a test part that stays the same."
-    path = Path(data)
-    if is_stream(data) or not path.is_dir() or (path/'train').is_dir() or any(path.glob('*-ubyte*')): return None
-    return hashlib.sha256('\n'.join(f'{c}/{Path(f).name} {Path(f).stat().st_size}' for f, c in image_files(path)).encode()).hexdigest()[:16]
-
 def against(a: Path, b: Path, *tests: Images) -> dict:
     "How many images file `b` reads wrong that `a` reads right (`lost`), the other way round (`gained`), and McNemar's `p`"
     lost, gained = per_class(a, b, *tests)[['lost', 'gained']].sum().tolist()
@@ -353,16 +355,26 @@ def judge(cfg: Config, sets: dict, out: Path) -> dict:
     duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
     return dict(rows=rows, shipped=shipped, warnings=warnings + losers(who), baseline=duel, per_class=who.reset_index().to_dict('records'))
 
+def report(rows: list[Row], **about) -> dict:
+    "The contents of report.json"
+    return dict(schema=1, rows=[asdict(r) for r in rows], **about, environment=environment())
+
+# %% ../nbs/09_pipeline.ipynb #cdcd327d
+known_sets = 'mnist5k', 'mnist', 'digits8'   # before any folder of that name
+
+def listing(data: str | Path) -> str | None:
+    "A fingerprint of the files in a folder of classes; None where `data` is something else, and has a test part that stays the same."
+    path = Path(data)
+    if is_stream(data) or not path.is_dir() or (path/'train').is_dir() or any(path.glob('*-ubyte*')): return None
+    return hashlib.sha256('\n'.join(f'{c}/{Path(f).name} {Path(f).stat().st_size}' for f, c in image_files(path)).encode()).hexdigest()[:16]
+
 def origin(cfg: Config, train: Images, valid: Images, test: Images) -> dict:
     "Where the images came from, and what `evaluate_run` needs to tell them again"
     here = Path(cfg.data).exists() and cfg.data not in known_sets
     return dict(source=str(Path(cfg.data).resolve()) if here else cfg.data, classes=test.vocab, train=n_images(train), valid=len(valid), test=len(test),
                 test_digest=test.digest, files=listing(cfg.data) if here else None, skipped=train.skipped + [s for s in test.skipped if s not in train.skipped])
 
-def report(rows: list[Row], **about) -> dict:
-    "The contents of report.json"
-    return dict(schema=1, rows=[asdict(r) for r in rows], **about, environment=environment())
-
+# %% ../nbs/09_pipeline.ipynb #96231d53
 def resumable(cfg: Config, train: Images) -> dict:
     "What must be the same when a run goes on"
     leave = 'out', 'force', 'resume', 'checkpoint_every', 'track'
@@ -475,13 +487,15 @@ def evaluate_run(
     same, moved = str(path.resolve()) == own['source'], found and found == own.get('files')   # the run's own images, wherever they lie now
     if same and found and own.get('files') and not moved:
         raise InputError(f'the images in {data} changed since the run, so that what it held out cannot be told from what it learned; restore them, or give --data with other images.')
+    sizes = list(dict.fromkeys(r['image_size'] for r in rep['rows']))
+    stream = is_stream(data) and sample_shards(data, sizes, strict=strict)
     def images(px):
-        if is_stream(data): test = load_shards(data, px, strict=strict)[2]
+        if stream: test = stream[px][2]
         elif not here or not path.is_dir() or same or moved: test = load(data, px, strict)[1]
         elif any(path.glob('*-ubyte*')): test, = idx_folder(path, px, ['test'])
         else: test = class_folders(path/'test' if (path/'test').is_dir() else path, px, strict, vocab)
         if extra := set(test.vocab) - set(vocab): raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; train with it first.')
         return replace(test, y=torch.tensor([vocab.index(c) for c in test.vocab])[test.y], vocab=vocab)
-    tests = [images(px) for px in dict.fromkeys(r['image_size'] for r in rep['rows'])]
+    tests = [images(px) for px in sizes]
     test, rows = tests[0], measure({r['stage']: Path(run_dir)/r['file'] for r in rep['rows']}, *tests)
     return report(rows, shipped=rep['shipped'], seed=rep['seed'], data=dict(source=data, classes=vocab, test=len(test), test_digest=test.digest, skipped=test.skipped))

@@ -6,9 +6,9 @@ Docs: https://finetune-course.github.io/finetune_course/scale.html.md"""
 
 # %% auto #0
 __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 'decode_rows', 'StreamDL', 'Streamed',
-           'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute', 'Compile',
-           'save_state', 'read_state', 'rng_state', 'set_rng_state', 'Checkpoint', 'once', 'start_ranks', 'sync_bn_',
-           'rank_callbacks', 'agree', 'epoch_time', 'tracking']
+           'sample_shards', 'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute',
+           'Compile', 'save_state', 'read_state', 'rng_state', 'set_rng_state', 'learner_state', 'set_learner_state',
+           'Checkpoint', 'once', 'start_ranks', 'agree', 'sync_bn_', 'rank_callbacks', 'epoch_time', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
@@ -46,6 +46,12 @@ def _sources(src: Path) -> tuple[list[str], dict]:
     try: return vocab, {k: folder(p, vocab) for k, p in parts.items()}
     except ValueError as e: raise InputError(f'{src} has a class in test/ that train/ lacks ({e}); add it to train/ or remove it.') from None
 
+def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the bytes
+    "One image and its class as a row; raises `InputError` where it cannot be decoded"
+    b, path = (read(), None) if callable(read) else (Path(read).read_bytes(), Path(read))
+    decode_image(io.BytesIO(b), path and str(path))
+    return dict(image=dict(bytes=b, path=path and path.name), label=y)
+
 # %% ../nbs/08_scale.ipynb #ff9c7b54
 def write_shards(
     src: str | Path,     # class folders, train/ and test/ with class folders, or MNIST's IDX files
@@ -61,13 +67,12 @@ def write_shards(
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(f'{out} is not empty; choose another folder.')
     vocab, parts = _sources(src)
     schema = Features(image=ImageColumn(), label=ClassLabel(names=vocab)).arrow_schema
-    def row(read, y):
-        b = read() if callable(read) else Path(read).read_bytes()
-        try: decode_image(io.BytesIO(b), None if callable(read) else str(read))
-        except InputError as e:
-            if strict: raise
-            skipped.append(str(e))
-        else: return dict(image=dict(bytes=b, path=None if callable(read) else Path(read).name), label=y)
+    def good(items):
+        for i in items:
+            try: yield _row(*i)
+            except InputError as e:
+                if strict: raise
+                skipped.append(str(e))
     for part, items in parts.items():
         random.Random(0).shuffle(items)
         files = math.ceil(len(items)/rows)
@@ -76,9 +81,8 @@ def write_shards(
             name = out/f'{part}-{k:05}-of-{files:05}.parquet'
             with pq.ParquetWriter(f'{name}.tmp', schema) as w:
                 for c in chunked(items[k*rows:(k+1)*rows], 1000):   # a row group: what one reader takes at a time
-                    good = [r for r in (row(*i) for i in c) if r]
-                    n[part] = n.get(part, 0) + len(good)
-                    w.write_table(pa.Table.from_pylist(good, schema))
+                    w.write_table(group := pa.Table.from_pylist(list(good(c)), schema))
+                    n[part] = n.get(part, 0) + len(group)
             os.replace(f'{name}.tmp', name)
     return n, skipped
 
@@ -95,6 +99,8 @@ class Shards:
     high: float = 1.      # … to there
     split_idx: int = 0    # fastai's mark: these train
 
+    @staticmethod
+    def place(b: bytes) -> float: return zlib.crc32(b)/2**32
     def part(self, low: float, high: float): return copy.copy(self).__class__(**{**self.__dict__, 'low': low, 'high': high})
     def __len__(self): return int(self.rows*(self.high - self.low))   # about
 
@@ -105,7 +111,7 @@ class Shards:
         if world > 1: ds = split_dataset_by_node(ds, rank, world)
         for t in ds.iter(batch_size=1000):
             for b, y in zip(t[self.image].combine_chunks().field('bytes').to_pylist(), t[self.label].to_pylist()):
-                if b is not None and y is not None and y >= 0 and self.low <= zlib.crc32(b)/2**32 < self.high: yield b, y   # -1: the hub's mark for a label kept secret
+                if b is not None and y is not None and y >= 0 and self.low <= self.place(b) < self.high: yield b, y   # -1: the hub's mark for a label kept secret
 
 # %% ../nbs/08_scale.ipynb #1bebc985
 def shard_files(
@@ -129,20 +135,25 @@ def _part_of(f: Path) -> str:
         if m := re.match('(?:partial-)?(train|test|valid|validation|val|dev)(?![a-z])', name.lower()): return 'train' if m[1] == 'train' else 'test'
     return 'train'
 
+def _part_files(data: str | Path) -> dict[str, list[str]]:
+    "The Parquet files of each part; raises `InputError` where a folder lacks some of its -of-N"
+    files, parts = shard_files(data), {}
+    names = Counter((f.parent, *m.groups()) for f in files if (m := re.match(r'(.*)-\d+-of-(\d+)\.parquet$', f.name)))
+    if gap := Path(data).is_dir() and next((f'{k} of the {int(n)} files {stem}-…-of-{n}' for (_, stem, n), k in names.items() if k != int(n)), None):
+        raise InputError(f'{data} holds {gap}; write or copy all of them.')
+    for f in files: parts.setdefault(_part_of(f), []).append(str(f))
+    return parts
+
+# %% ../nbs/08_scale.ipynb #cddc54cd
 def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' where there is one
     "The parts of a Parquet data set; raises `InputError` where it cannot be read or lacks images or named classes."
     import pyarrow.parquet as pq
     from datasets import ClassLabel, load_dataset
-    files, parts = {}, {}
-    for f in shard_files(data): files.setdefault(_part_of(f), []).append(f)
-    if Path(data).is_dir():
-        names = Counter((f.parent, *m.groups()) for f in shard_files(data) if (m := re.match(r'(.*)-\d+-of-(\d+)\.parquet$', f.name)))
-        if gap := next((f'{k} of the {int(n)} files {stem}-…-of-{n}' for (_, stem, n), k in names.items() if k != int(n)), None):
-            raise InputError(f'{data} holds {gap}; write or copy all of them.')
+    files, parts = _part_files(data), {}
     try:
         if files:
             rows = {k: sum(pq.read_metadata(f).num_rows for f in fs) for k, fs in files.items()}
-            sets = load_dataset('parquet', data_files={k: [str(f) for f in fs] for k, fs in files.items()}, streaming=True)
+            sets = load_dataset('parquet', data_files=files, streaming=True)
         else:
             sets = load_dataset(str(data), streaming=True)
             rows = {k: d.info.splits[k].num_examples for k, d in sets.items()}
@@ -205,35 +216,49 @@ class Streamed(Images):
     "A sample of the training images in memory, and the stream of all of them."
     shards: Shards | None = None
 
-def _images(source: Shards, px: int, n: int, cls=Images, **kwargs):
-    "The first `n` images, in memory. Rows may be sorted by class: for a sample give a `part`, which the checksum draws from all of them"
-    rows = list(islice(source.read(), n))
-    x, y = decode_rows(rows, px, None)
-    return cls(x.as_subclass(Tensor), y.as_subclass(Tensor), source.vocab, **kwargs)
+class _Kept:
+    "Images of a part, decoded in several sizes some hundred at a time, so that no more of their bytes are held"
+    def __init__(self, sizes, most: int): self.tiles, self.rows, self.room = {px: [] for px in sizes}, [], most
+    def add(self, row):
+        if self.room: self.rows.append(row)
+        self.room = max(0, self.room - 1)
+        if len(self.rows) == 500: self.decode()
+    def decode(self):
+        for px, tiles in self.tiles.items(): tiles.append(decode_rows(self.rows, px, None))
+        self.rows = []
+    def images(self, px, vocab, channels, cls=Images, **kwargs):
+        x, y = zip(*self.tiles[px])
+        return cls(torch.cat([as_channels(t, channels) for t in x]).as_subclass(Tensor), torch.cat(y).as_subclass(Tensor), vocab, **kwargs)
 
 # %% ../nbs/08_scale.ipynb #b4044fcc
-def load_shards(
+def sample_shards(
     data: str | Path,
-    px: int,
-    most: int = 5000,   # images to hold in memory of each part
+    sizes,              # in pixels
+    most: int = 5000,   # images to hold of each part, about
     strict: bool = False,  # refused: a stream cannot tell beforehand
-) -> tuple[Streamed, Images, Images]:  # training, validation, held-out test images
-    "A tenth of the training stream, at most `most` images, is kept for validation; where there is no test part, as many for that."
+) -> dict[int, tuple[Streamed, Images, Images]]:  # size → training, validation, held-out test images
+    "Read once: a tenth of the training stream, at most `most` images, is kept for validation; where there is no test part, as many for that."
     if strict: raise InputError(f'--strict cannot know whether all images in {data} are readable; write them with finetune-course shard --strict, and leave --strict out here.')
     parts = open_shards(data)
-    train, share = parts['train'], min(.1, most/max(1, parts['train'].rows))
-    test = parts.get('test') or train.part(share, 2*share)
-    low = share if 'test' in parts else 2*share
-    if len(test) > 2*most: test = test.part(0, 2*most/len(test))   # always the same images, of all classes
-    valid, test = (_images(part, px, 2*most) for part in (train.part(0, share), test))
-    if test.vocab != valid.vocab: raise InputError(f'{data} names other classes in its test part than in its training part; make them the same.')
-    sample = train.part(low, min(1., low + 1024/max(1, train.rows)))
-    rest = _images(sample, px, 2048, Streamed, shards=train.part(low, 1))
-    for name, s in dict(training=rest, validation=valid, test=test).items():
-        if len(s) < 2: raise InputError(f'{data} has too few {name} images ({len(s)}); give more.')
-    c = max(rest.x.shape[1], valid.x.shape[1], test.x.shape[1])
-    for s in rest, valid, test: s.x = as_channels(s.x, c)
-    return rest, valid, test
+    train, test = parts['train'], parts.get('test')
+    if test and test.vocab != train.vocab: raise InputError(f'{data} names other classes in its test part than in its training part; make them the same.')
+    share = min(.1, most/max(1, train.rows))
+    low = share if test else 2*share
+    kept = {k: _Kept(sizes, 2*most) for k in ('training', 'validation', 'test')}
+    if test:
+        for row in test.part(0, min(1., 2*most/max(1, test.rows))).read(): kept['test'].add(row)   # always the same images; rows may be sorted by class
+    for row in train.part(0, min(1., low + min(1024, most)/max(1, train.rows))).read():
+        kept['validation' if (c := train.place(row[0])) < share else 'test' if c < low else 'training'].add(row)
+    for k in kept.values(): k.decode()
+    for k, v in kept.items():
+        if (n := sum(len(y) for _, y in v.tiles[sizes[0]])) < 2: raise InputError(f'{data} has too few {k} images ({n}); give more.')
+    c = max(x.shape[1] for k in kept.values() for x, _ in k.tiles[sizes[0]])
+    extra = dict(training=dict(cls=Streamed, shards=train.part(low, 1)))
+    return {px: tuple(v.images(px, train.vocab, c, **extra.get(k, {})) for k, v in kept.items()) for px in sizes}
+
+def load_shards(data: str | Path, px: int, **kwargs) -> tuple[Streamed, Images, Images]:
+    "`sample_shards` at one size"
+    return sample_shards(data, [px], **kwargs)[px]
 
 # %% ../nbs/08_scale.ipynb #f9f9a037
 def stream_dataloaders(
@@ -340,11 +365,30 @@ def set_rng_state(s: dict):
     name, keys, *rest = s['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
+# %% ../nbs/08_scale.ipynb #d3ea9794
 def _plain(o):
     "Without NumPy's numbers (rates may be some), which a safe load refuses"
     if isinstance(o, dict): return {k: _plain(v) for k, v in o.items()}
     if isinstance(o, (list, tuple, L)): return [_plain(v) for v in o]
     return o.item() if isinstance(o, np.generic) else o
+
+def _scaler(learn): return getattr(getattr(learn, 'mixed_precision', None), 'scaler', None)
+
+def learner_state(learn, with_opt: bool = True) -> dict:
+    "What the next step of a `Learner` depends on, but for its place in the epoch; and what it has recorded so far"
+    rec, scaler = learn.recorder, _scaler(learn)
+    return dict(model=getattr(learn.model, 'module', learn.model).state_dict(), opt=_plain(learn.opt.state_dict()) if with_opt else None,
+                train_iter=learn.train_iter, pct=learn.pct_train, values=[[float(v) for v in r] for r in rec.values],
+                loss=(rec.smooth_loss.count, float(rec.smooth_loss.val)), scaler=scaler.state_dict() if scaler else None, rng=rng_state())
+
+def set_learner_state(learn, s: dict):
+    "Back to `learner_state`"
+    getattr(learn.model, 'module', learn.model).load_state_dict(s['model'])
+    if o := s['opt']: learn.opt.load_state_dict(dict(o, hypers=L(o['hypers'])) if 'hypers' in o else o)   # fastai's own, or a torch optimizer's
+    if s['scaler'] and _scaler(learn): _scaler(learn).load_state_dict(s['scaler'])
+    learn.train_iter, learn.pct_train, learn.recorder.values = s['train_iter'], s['pct'], s['values']
+    learn.recorder.smooth_loss.count, learn.recorder.smooth_loss.val = s['loss'][0], torch.tensor(s['loss'][1])
+    set_rng_state(s['rng'])
 
 # %% ../nbs/08_scale.ipynb #60ca3a3b
 class _Rest(GetAttr):
@@ -378,7 +422,7 @@ class Checkpoint(Callback):
         if self.state: self.dls.train.rng.setstate(self.state['shuffle'])
         self.shuffle, self.done = self.dls.train.rng.getstate(), 0
         if not self.state: return
-        self.restore(self.state)
+        set_learner_state(self.learn, self.state)
         self.done, self.state = self.state['done'], None
         self.learn.dl = _Rest(self.learn.dl, self.done)
     def after_step(self): self.stepped = True   # between two steps there may be gradients that are not in a checkpoint
@@ -388,7 +432,7 @@ class Checkpoint(Callback):
         if self.stepped and time.monotonic() - self.last >= self.every: self.write()
         self.stepped = False
     def after_fit(self):
-        if self.state: self.restore(self.state)     # it was finished before
+        if self.state: set_learner_state(self.learn, self.state)     # it was finished before
         else: self.write(over=True)
         self.steps += self.learn.train_iter
         self.finished, self.state = self.finished + 1, None
@@ -398,20 +442,9 @@ class Checkpoint(Callback):
         for f in self.folder.glob('fit*'):
             if f.suffix in ('.pt', '.previous') and int(f.stem[3:]) >= self.finished: f.unlink()
     def write(self, over=False):
-        if rank_distrib() == 0:
-            rec, model = self.recorder, getattr(self.model, 'module', self.model)
-            save_state(dict(over=over, model=model.state_dict(), opt=None if over else _plain(self.opt.state_dict()), epoch=self.epoch, done=self.done, shuffle=self.shuffle,
-                            train_iter=self.train_iter, pct=self.pct_train, values=[[float(v) for v in r] for r in rec.values],
-                            loss=(rec.smooth_loss.count, float(rec.smooth_loss.val)), scaler=self._scaler().state_dict() if self._scaler() else None, rng=rng_state()), self.path)
+        place = dict(over=over, epoch=self.epoch, done=self.done, shuffle=self.shuffle)
+        if rank_distrib() == 0: save_state(place | learner_state(self.learn, with_opt=not over), self.path)
         self.last = time.monotonic()
-    def restore(self, s):
-        getattr(self.model, 'module', self.model).load_state_dict(s['model'])
-        if o := s['opt']: self.opt.load_state_dict(dict(o, hypers=L(o['hypers'])) if 'hypers' in o else o)   # fastai's own, or a torch optimizer's
-        if s['scaler'] and self._scaler(): self._scaler().load_state_dict(s['scaler'])
-        self.learn.train_iter, self.learn.pct_train, self.recorder.values = s['train_iter'], s['pct'], s['values']
-        self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = s['loss'][0], torch.tensor(s['loss'][1])
-        set_rng_state(s['rng'])
-    def _scaler(self): return getattr(getattr(self, 'mixed_precision', None), 'scaler', None)
 
 # %% ../nbs/08_scale.ipynb #0cd49ccf
 def once(path: Path, f):
@@ -431,6 +464,13 @@ def start_ranks(device: torch.device):
     if device.type == 'cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     PartialState(cpu=device.type == 'cpu')
 
+def agree(value):
+    "Rank 0's `value`, on every rank: for what is measured, and so may differ"
+    if num_distrib() < 2: return value
+    torch.distributed.broadcast_object_list(box := [value])
+    return box[0]
+
+# %% ../nbs/08_scale.ipynb #6cb0dbd2
 def sync_bn_(model: nn.Module) -> list[tuple]:  # (parent, name, module) of what was there, with the same tensors
     "Every BatchNorm becomes one that averages over all ranks, in place; an activation inside it stays (torch's own conversion would lose timm's)."
     from timm.layers import convert_sync_batchnorm
@@ -451,12 +491,6 @@ def rank_callbacks(device: torch.device) -> list[Callback]:
             super().after_fit()
             for parent, name, m in self.was: setattr(parent, name, m)
     return [Ranks(sync_bn=False, cpu=device.type == 'cpu')]
-
-def agree(value):
-    "Rank 0's `value`, on every rank: for what is measured, and so may differ"
-    if num_distrib() < 2: return value
-    torch.distributed.broadcast_object_list(box := [value])
-    return box[0]
 
 # %% ../nbs/08_scale.ipynb #32ca802d
 def epoch_time(
