@@ -18,15 +18,16 @@ def _tell_skipped(rep):
 def _run(a):
     from dataclasses import fields
     from finetune_course.pipeline import Config, duel_line, ledger_of, run
-    tty = sys.stderr.isatty()
     cfg = Config(**{f.name: getattr(a, f.name) for f in fields(Config) if getattr(a, f.name) is not None})
-    path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if tty else None, show=tty and sys.stdout.isatty())
-    if int(os.environ.get('RANK', 0)): return   # rank 0 speaks for all
+    first = not int(os.environ.get('RANK', 0))   # rank 0 speaks for all
+    path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if first else None, show=sys.stderr.isatty() and sys.stdout.isatty())
+    if not first: return
     _tell_skipped(rep)
     if a.resume: print('no checkpoint was found: the run started afresh' if rep['resumed_from_step'] is None else f'resumed from step {rep["resumed_from_step"]}', file=sys.stderr)
     print(ledger_of(rep))
     if rep['baseline']: print(duel_line(rep))
-    print(f'shipped: {rep["shipped"]}; all files in {path}')
+    file = next(r['file'] for r in rep['rows'] if r['stage'] == rep['shipped'])
+    print(f'shipped: {rep["shipped"]}, {path/file}')
     for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
 
 def _evaluate(a):
@@ -59,7 +60,7 @@ def _shard(a):
     if a.rows < 1: raise InputError(f'--rows {a.rows} is out of range; choose 1 or more.')
     n, skipped = write_shards(a.src, a.out, a.rows, a.strict)
     _tell_skipped(dict(data=dict(skipped=skipped)))
-    print(', '.join(f'{v:,} {k} images' for k, v in n.items()) + f' in {a.out}')
+    print(', '.join(f'{v:,} {k} images' for k, v in n.items()) + f' in {a.out}' + '; no test part: a run holds out a tenth of them'*('test' not in n))
 
 # %% ../nbs/10_cli.ipynb #a42faa10
 def copy_chapters(
@@ -81,11 +82,13 @@ def _lab(a):
     import subprocess
     here = Path(__file__).parent
     src = here if (here/'nbs').is_dir() else here.parent   # a wheel carries the chapters inside, a checkout beside
-    try: kept = copy_chapters(src, Path(a.dir))
+    dst = Path(a.dir)
+    if dst.is_dir() and any(dst.iterdir()) and not (dst/'nbs').is_dir(): return _fail(f'{dst} holds other things than chapters; give a new folder.')
+    try: kept = copy_chapters(src, dst)
     except OSError as e: sys.exit(_fail(f'{a.dir} cannot be written ({e.strerror}); give another folder.'))
-    print(f'chapters in {Path(a.dir)/"nbs"}' + (f'; kept your own {", ".join(kept)}' if kept else ''))
-    if a.no_browser: return
-    try: return subprocess.call([sys.executable, '-m', 'jupyterlab', str(Path(a.dir)/'nbs')])
+    print(f'chapters in {dst/"nbs"}' + (f'; kept your own {", ".join(kept)}' if kept else ''))
+    if a.no_browser: return print(f'to open them: jupyter lab {dst/"nbs"}')
+    try: return subprocess.call([sys.executable, '-m', 'jupyterlab', str(dst/'nbs')])
     except KeyboardInterrupt: return 0   # the usual way to end JupyterLab
 
 # %% ../nbs/10_cli.ipynb #b4fd40dc
@@ -155,13 +158,13 @@ def parser() -> argparse.ArgumentParser:
         return p
     _run_options(command('run', _run, 'fine-tune, prune, quantize, export and measure'))
     e = command('evaluate', _evaluate, 'measure every stage of a run on other data')
-    e.add_argument('run_dir', metavar='RUN_DIR')
+    e.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote, such as runs/2026-11-26_12-00-00')
     e.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='its test part is measured (default: the run\'s own held-out images)')
     e.add_argument('--strict', action='store_true', help='refuse unreadable images instead of skipping them')
     e.add_argument('--json', action='store_true')
     p = command('predict', _predict, 'read images: file name, label, probability')
-    p.add_argument('run_dir', metavar='RUN_DIR')
-    p.add_argument('image', metavar='IMAGE', nargs='+')
+    p.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote; its recommended file reads')
+    p.add_argument('image', metavar='IMAGE', nargs='+', help='image files')
     p.add_argument('--json', action='store_true')
     s = command('shard', _shard, 'write images as Parquet shards, to be read as a stream')
     s.add_argument('src', metavar='DIR', help='train/ and test/, or class folders, or MNIST\'s IDX files')
@@ -190,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:  # exit code: 0 done, 2 bad inpu
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     try: return args.func(args) or 0
     except KeyboardInterrupt:
-        print('finetune-course: interrupted' + ('; the same command with --resume goes on from the last checkpoint. What is unfinished lies in a folder named *.partial and can be deleted safely.' if args.func is _run else '.'), file=sys.stderr)
+        print('finetune-course: interrupted' + ('; where training had begun, the same command with --resume goes on from the last checkpoint. What is unfinished lies in a folder named *.partial and can be deleted safely.' if args.func is _run else '.'), file=sys.stderr)
         return 130
     except ValueError as e:
         from finetune_course.data import InputError

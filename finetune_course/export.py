@@ -213,15 +213,16 @@ class Reader:
             raise InputError(f'{path} is no model of this course ({type(e).__name__}); export it again.') from None
 
     def logits(self,
-        x: Tensor,      # uint8, N×C×PX×PX, C = 1 or 3
+        x: Tensor | np.ndarray,  # uint8, N×C×PX×PX, C = 1 or 3
         bs: int = 64,
     ) -> np.ndarray:    # float32, N×classes
         "What the net says for `x`, in batches of `bs`"
+        x = torch.as_tensor(x)
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or tuple(x.shape[2:]) != (self.px, self.px):
-            raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} {tuple(x.shape)}; use `fit_square`.')
+            raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} {tuple(x.shape)}; `read_image(file, {self.px})[None]` makes one.')
         return np.concatenate([self.session.run(None, {'images': as_channels(b, self.channels).numpy()})[0] for b in x.cpu().split(bs)])
 
-    def predict(self, x: Tensor) -> list[tuple[str, float]]:  # label and probability, one an image
+    def predict(self, x: Tensor | np.ndarray) -> list[tuple[str, float]]:  # label and probability, one an image
         "The label read in each image, and how sure the net is"
         p = torch.tensor(self.logits(x)).softmax(1).max(1)
         return [(self.labels[i], float(v)) for v, i in zip(p.values, p.indices)]
