@@ -20,10 +20,10 @@ def _run(a):
     from finetune_course.pipeline import Config, duel_line, ledger_of, run
     cfg = Config(**{f.name: getattr(a, f.name) for f in fields(Config) if getattr(a, f.name) is not None})
     first = not int(os.environ.get('RANK', 0))   # rank 0 speaks for all
-    path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if first else None, show=sys.stderr.isatty() and sys.stdout.isatty())
+    path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if first else None, show=first and sys.stderr.isatty() and sys.stdout.isatty())
     if not first: return
     _tell_skipped(rep)
-    if a.resume: print('no checkpoint was found: the run started afresh' if rep['resumed_from_step'] is None else f'resumed from step {rep["resumed_from_step"]}', file=sys.stderr)
+    if rep['resumed_from_step'] is not None: print(f'resumed from step {rep["resumed_from_step"]}', file=sys.stderr)
     print(ledger_of(rep))
     if rep['baseline']: print(duel_line(rep))
     file = next(r['file'] for r in rep['rows'] if r['stage'] == rep['shipped'])
@@ -60,7 +60,7 @@ def _shard(a):
     if a.rows < 1: raise InputError(f'--rows {a.rows} is out of range; choose 1 or more.')
     n, skipped = write_shards(a.src, a.out, a.rows, a.strict)
     _tell_skipped(dict(data=dict(skipped=skipped)))
-    print(', '.join(f'{v:,} {k} images' for k, v in n.items()) + f' in {a.out}' + '; no test part: a run holds out a tenth of them'*('test' not in n))
+    print(', '.join(f'{v:,} {k} images' for k, v in n.items()) + f' in {a.out}' + '; no test part: a run keeps a tenth of them for validation and a tenth for testing'*(not n.get('test')))
 
 # %% ../nbs/10_cli.ipynb #a42faa10
 def copy_chapters(
@@ -83,11 +83,13 @@ def _lab(a):
     here = Path(__file__).parent
     src = here if (here/'nbs').is_dir() else here.parent   # a wheel carries the chapters inside, a checkout beside
     dst = Path(a.dir)
-    if dst.is_dir() and any(dst.iterdir()) and not (dst/'nbs').is_dir(): return _fail(f'{dst} holds other things than chapters; give a new folder.')
+    if dst.is_dir() and any(p.name[0] != '.' for p in dst.iterdir()) and not (dst/'nbs'/'01_data.ipynb').is_file(): return _fail(f'{dst} holds other things than chapters; give a new folder.')
     try: kept = copy_chapters(src, dst)
-    except OSError as e: sys.exit(_fail(f'{a.dir} cannot be written ({e.strerror}); give another folder.'))
+    except OSError as e: return _fail(f'{a.dir} cannot be written ({e.strerror}); give another folder.')
     print(f'chapters in {dst/"nbs"}' + (f'; kept your own {", ".join(kept)}' if kept else ''))
-    if a.no_browser: return print(f'to open them: jupyter lab {dst/"nbs"}')
+    if a.no_browser:
+        print(f'to open them: jupyter lab {dst/"nbs"}')
+        return 0
     try: return subprocess.call([sys.executable, '-m', 'jupyterlab', str(dst/'nbs')])
     except KeyboardInterrupt: return 0   # the usual way to end JupyterLab
 

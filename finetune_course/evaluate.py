@@ -99,8 +99,8 @@ def plot_worst(
     for ax in axs.flat: ax.axis('off')
     for ax, i in zip(axs.flat, worst):
         ax.imshow(ds.x[i].permute(1, 2, 0).squeeze(), cmap='gray')
-        is_, read = clipped(ds.vocab[y[i]]), clipped(ds.vocab[pred[i]])
-        ax.set_title(is_ + (' → ' if len(is_ + read) < 6 else '\n→ ') + f'{read}, {conf[i]:.2f}', fontsize=8)
+        true, read = clipped(ds.vocab[y[i]]), clipped(ds.vocab[pred[i]])
+        ax.set_title(true + (' → ' if len(true + read) < 6 else '\n→ ') + f'{read}, {conf[i]:.2f}', fontsize=8)
     return fig
 
 # %% ../nbs/05_evaluate.ipynb #c3a6ff8b

@@ -217,7 +217,7 @@ class Reader:
         bs: int = 64,
     ) -> np.ndarray:    # float32, N×classes
         "What the net says for `x`, in batches of `bs`"
-        x = torch.as_tensor(x)
+        x = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or tuple(x.shape[2:]) != (self.px, self.px):
             raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} {tuple(x.shape)}; `read_image(file, {self.px})[None]` makes one.')
         return np.concatenate([self.session.run(None, {'images': as_channels(b, self.channels).numpy()})[0] for b in x.cpu().split(bs)])

@@ -148,7 +148,7 @@ def _part_files(data: str | Path) -> dict[str, list[str]]:
 def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' where there is one
     "The parts of a Parquet data set; raises `InputError` where it cannot be read or lacks images or named classes."
     import pyarrow.parquet as pq
-    from datasets import ClassLabel, load_dataset
+    from datasets import ClassLabel, Features, load_dataset
     files, parts = _part_files(data), {}
     try:
         if files:
@@ -158,12 +158,14 @@ def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' w
             sets = load_dataset(str(data), streaming=True)
             rows = {k: d.info.splits[k].num_examples for k, d in sets.items()}
         kinds = next(iter(sets.values())).features
+        schemas = [Features.from_arrow_schema(pq.read_schema(fs[0])) for fs in files.values()]   # each part's own: `datasets` takes the first one's for all
     except Exception as e:   # pyarrow, fsspec and the hub each have their own
         what = f'{files and next(iter(files.values()))[0]} is damaged or no Parquet file' if files else f'{data} is no folder here, and on the hub it could not be opened'
         raise InputError(f'{what} ({type(e).__name__}); check the name and the network, or give a folder of Parquet shards.') from None
     image = next((k for k, v in kinds.items() if type(v).__name__ == 'Image'), None)
     label = next((k for k, v in kinds.items() if isinstance(v, ClassLabel)), None)
     if not image or not label: raise InputError(f'{data} lacks a column of {"class labels with names" if image else "images"}; write it with finetune-course shard.')
+    if any(label in s and s[label] != kinds[label] for s in schemas): raise InputError(f'{data} names other classes in its test part than in its training part, or in another order; make them the same.')
     for k, d in sets.items():
         one = d.select_columns([image, label]).decode(False).with_format('arrow').reshard()   # a row group is the unit that ranks and workers share out
         parts['train' if k == 'train' else 'test' if k in ('test', 'validation') else k] = Shards(one, rows[k], kinds[label].names, image, label)
@@ -218,43 +220,47 @@ class Streamed(Images):
 
 class _Kept:
     "Images of a part, decoded in several sizes some hundred at a time, so that no more of their bytes are held"
-    def __init__(self, sizes, most: int): self.tiles, self.rows, self.room = {px: [] for px in sizes}, [], most
+    def __init__(self, sizes: list[int], room: int): self.batches, self.rows, self.room = {px: [] for px in sizes}, [], room
     def add(self, row):
         if self.room: self.rows.append(row)
         self.room = max(0, self.room - 1)
         if len(self.rows) == 500: self.decode()
     def decode(self):
-        for px, tiles in self.tiles.items(): tiles.append(decode_rows(self.rows, px, None))
+        for px, batches in self.batches.items(): batches.append(decode_rows(self.rows, px, None))
         self.rows = []
+    def __len__(self): return sum(len(y) for _, y in next(iter(self.batches.values())))
+    @property
+    def channels(self): return max(x.shape[1] for x, _ in next(iter(self.batches.values())))
     def images(self, px, vocab, channels, cls=Images, **kwargs):
-        x, y = zip(*self.tiles[px])
+        x, y = zip(*self.batches.pop(px))
         return cls(torch.cat([as_channels(t, channels) for t in x]).as_subclass(Tensor), torch.cat(y).as_subclass(Tensor), vocab, **kwargs)
 
 # %% ../nbs/08_scale.ipynb #b4044fcc
 def sample_shards(
     data: str | Path,
-    sizes,              # in pixels
-    most: int = 5000,   # images to hold of each part, about
+    sizes: list[int],   # in pixels
+    most: int = 5000,   # images to hold of each part that judges, about
     strict: bool = False,  # refused: a stream cannot tell beforehand
-) -> dict[int, tuple[Streamed, Images, Images]]:  # size → training, validation, held-out test images
+    wanted=('training', 'validation', 'test'),
+) -> dict[int, tuple[Images, ...]]:  # size → what is wanted; 'training' as `Streamed`
     "Read once: a tenth of the training stream, at most `most` images, is kept for validation; where there is no test part, as many for that."
     if strict: raise InputError(f'--strict cannot know whether all images in {data} are readable; write them with finetune-course shard --strict, and leave --strict out here.')
     parts = open_shards(data)
     train, test = parts['train'], parts.get('test')
-    if test and test.vocab != train.vocab: raise InputError(f'{data} names other classes in its test part than in its training part; make them the same.')
+    has_test = bool(test and test.rows)   # an empty part counts as none
     share = min(.1, most/max(1, train.rows))
-    low = share if test else 2*share
-    kept = {k: _Kept(sizes, 2*most) for k in ('training', 'validation', 'test')}
-    if test:
-        for row in test.part(0, min(1., 2*most/max(1, test.rows))).read(): kept['test'].add(row)   # always the same images; rows may be sorted by class
-    for row in train.part(0, min(1., low + min(1024, most)/max(1, train.rows))).read():
-        kept['validation' if (c := train.place(row[0])) < share else 'test' if c < low else 'training'].add(row)
-    for k in kept.values(): k.decode()
-    for k, v in kept.items():
-        if (n := sum(len(y) for _, y in v.tiles[sizes[0]])) < 2: raise InputError(f'{data} has too few {k} images ({n}); give more.')
-    c = max(x.shape[1] for k in kept.values() for x, _ in k.tiles[sizes[0]])
-    extra = dict(training=dict(cls=Streamed, shards=train.part(low, 1)))
-    return {px: tuple(v.images(px, train.vocab, c, **extra.get(k, {})) for k, v in kept.items()) for px in sizes}
+    low = share if has_test else 2*share
+    kept = {'training': _Kept(sizes, 2048), 'validation': _Kept(sizes, 2*most), 'test': _Kept(sizes, 2*most)}
+    if has_test:
+        for row in test.part(0, min(1., 2*most/test.rows)).read(): kept['test'].add(row)   # always the same images; rows may be sorted by class
+    if not has_test or set(wanted) != {'test'}:
+        for row in train.part(0, min(1., low + 1024/max(1, train.rows))).read():
+            kept['validation' if (place := train.place(row[0])) < share else 'test' if place < low else 'training'].add(row)
+    for k in wanted:
+        kept[k].decode()
+        if len(kept[k]) < 2: raise InputError(f'{data} has too few {k} images ({len(kept[k])}); give more.')
+    channels, stream = max(kept[k].channels for k in wanted), dict(cls=Streamed, shards=train.part(low, 1))
+    return {px: tuple(kept[k].images(px, train.vocab, channels, **stream if k == 'training' else {}) for k in wanted) for px in sizes}
 
 def load_shards(data: str | Path, px: int, **kwargs) -> tuple[Streamed, Images, Images]:
     "`sample_shards` at one size"

@@ -9,7 +9,7 @@ from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
 from finetune_course.data import dataloaders, load
 from finetune_course.finetune import fit_, learner
-from finetune_course.scale import Checkpoint, StreamDL, _part_of, is_stream, load_shards, open_shards, write_shards
+from finetune_course.scale import Checkpoint, StreamDL, _part_of, is_stream, load_shards, open_shards, sample_shards, write_shards
 
 root = Path(__file__).parent.parent
 tiny = ['--arch', 'test_efficientnet', '--weights', 'random', '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5', '--device', 'cpu']   # timm's smallest: some 30 s a run
@@ -78,6 +78,28 @@ def test_samples_are_of_all_classes(tmp_path):
     for s in load_shards(tmp_path/'s', 9, most=100):
         n = s.y.bincount()
         assert len(n) == 2 and n.min() > .3*len(s)
+
+def test_a_test_part_of_its_own(tmp_path):
+    "Read alone for `evaluate`; with other classes it is refused, and without images it is none"
+    for part in 'train', 'test':
+        for c in 'ab':
+            (tmp_path/part/c).mkdir(parents=True)
+            for i in range(30): Image.new('L', (9, 9), 3*i + 100*(c == 'b')).save(tmp_path/part/c/f'{i}.png')
+        write_shards(tmp_path/part, tmp_path/f's-{part}')
+    (folder := tmp_path/'s').mkdir()
+    def put(part, kind): return shutil.copy(next((tmp_path/f's-{part}').glob('*.parquet')), folder/f'{kind}.parquet')
+    put('train', 'train'); test = put('test', 'test')
+    (alone, ), (_, _, third) = sample_shards(folder, [9], wanted=['test'])[9], load_shards(folder, 9)
+    assert torch.equal(alone.x, third.x) and len(alone) == 60
+    import pyarrow.parquet as pq
+    pq.write_table(pq.read_table(test).slice(0, 0), test)
+    rest, valid, held = load_shards(folder, 9)
+    assert len(held) and not {x.tobytes() for x in held.x.numpy()} & {x.tobytes() for x in rest.x.numpy()} and len(rest.shards) < 60*.85
+    t = pq.read_table(next((tmp_path/'s-test').glob('*.parquet')))
+    meta = t.schema.metadata[b'huggingface'].replace(b'["a", "b"]', b'["b", "a"]')
+    assert meta != t.schema.metadata[b'huggingface']
+    pq.write_table(t.replace_schema_metadata({b'huggingface': meta}), test)
+    with pytest.raises(ValueError, match='in another order'): load_shards(folder, 9)
 
 def test_the_stream_holds_the_same_images_as_the_folder(files, shards):
     folder, stream = load(files, 28), load_shards(shards, 28)
