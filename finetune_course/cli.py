@@ -17,7 +17,7 @@ def _tell_skipped(rep):
 
 def _run(a):
     from dataclasses import fields
-    from finetune_course.pipeline import Config, duel_line, ledger_of, run
+    from finetune_course.pipeline import Config, duel_line, ledger_of, run, shipped_row
     cfg = Config(**{f.name: getattr(a, f.name) for f in fields(Config) if getattr(a, f.name) is not None})
     first = not int(os.environ.get('RANK', 0))   # rank 0 speaks for all
     path, rep = run(cfg, say=lambda s: print(s, file=sys.stderr, flush=True) if first else None, show=first and sys.stderr.isatty() and sys.stdout.isatty())
@@ -26,8 +26,7 @@ def _run(a):
     if rep['resumed_from_step'] is not None: print(f'resumed from step {rep["resumed_from_step"]}', file=sys.stderr)
     print(ledger_of(rep))
     if rep['baseline']: print(duel_line(rep))
-    file = next(r['file'] for r in rep['rows'] if r['stage'] == rep['shipped'])
-    print(f'shipped: {rep["shipped"]}, {path/file}')
+    print(f'shipped: {rep["shipped"]}, {path/shipped_row(rep)["file"]}')
     for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
 
 def _evaluate(a):
@@ -42,9 +41,9 @@ def _predict(a):
     import json
     from finetune_course.data import InputError, read_image
     from finetune_course.export import Reader
-    from finetune_course.pipeline import read_report
+    from finetune_course.pipeline import read_report, shipped_row
     rep, found, bad = read_report(a.run_dir), [], []
-    reader = Reader(Path(a.run_dir)/next(r['file'] for r in rep['rows'] if r['stage'] == rep['shipped']))
+    reader = Reader(Path(a.run_dir)/shipped_row(rep)['file'])
     for f in a.image:
         try: found.append((f, *reader.predict(read_image(f, reader.px)[None])[0]))
         except InputError as e: bad.append(str(e))

@@ -8,8 +8,8 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'known_sets', 'Config', 'OutFolder', 'sound', 'choose', 'doubts',
            'recommend', 'load_sizes', 'small_input', 'starting_net', 'n_images', 'write_small', 'unlike_', 'meets',
            'find_ratio', 'shrink', 'baseline_net', 'find_width', 'Trainer', 'build_baseline', 'build_files', 'against',
-           'judge', 'report', 'listing', 'origin', 'resumable', 'check_same', 'run', 'ledger_of', 'duel_line',
-           'html_report', 'read_report', 'evaluate_run']
+           'worse', 'judge', 'report', 'listing', 'origin', 'resumable', 'check_same', 'run', 'ledger_of',
+           'shipped_row', 'duel_line', 'html_report', 'read_report', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, hashlib, json, math, os, shutil, tempfile, time
@@ -368,18 +368,20 @@ def against(a: Path, b: Path, *tests: Images) -> dict:
     lost, gained = per_class(a, b, *tests)[['lost', 'gained']].sum().tolist()
     return dict(lost=lost, gained=gained, p=mcnemar(lost, gained))
 
+def worse(row: Row) -> list[str]:
+    "A sentence for a file that reads significantly worse than the fine-tuned net"
+    if row.lost is None or row.lost <= row.gained or row.p >= .05: return []
+    return [f'on the held-out images {row.stage} is worse than the fine-tuned net: {row.lost} lost, {row.gained} gained (p {p_text(row.p)}).']
+
 def judge(cfg: Config, sets: dict, out: Path) -> dict:
     "What the files are worth: the ledger's rows, the stage to ship, warnings, who pays, the duel with the control"
     files = {stage: out/stage_files[stage] for stage in cfg.stages}
     valids, tests = ([s[i] for s in sets.values()] for i in (1, 2))
     on_valid, rows = agree(None if rank_distrib() else (measure(files, *valids), measure(files, *tests)))   # the others keep still
     shipped, warnings = recommend(cfg, on_valid)
-    row = next(r for r in rows if r.stage == shipped)
-    worse = f'on the held-out images {shipped} is worse than the fine-tuned net: {row.lost} lost, {row.gained} gained (p {{}}).'
-    if row.lost is not None and row.lost > row.gained and row.p < .05: warnings = [*warnings, worse.format(p_text(row.p))]
     who = per_class(files['fine-tuned'], files[shipped], *tests)
     duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
-    return dict(rows=rows, shipped=shipped, warnings=warnings + losers(who), baseline=duel, per_class=who.reset_index().to_dict('records'))
+    return dict(rows=rows, shipped=shipped, warnings=warnings + worse(next(r for r in rows if r.stage == shipped)) + losers(who), baseline=duel, per_class=who.reset_index().to_dict('records'))
 
 def report(rows: list[Row], **about) -> dict:
     "The contents of report.json"
@@ -457,6 +459,8 @@ def _png(fig):
 
 def ledger_of(rep: dict) -> Ledger: return Ledger(Row(**r) for r in rep['rows'])
 
+def shipped_row(rep: dict) -> dict: return next(r for r in rep['rows'] if r['stage'] == rep['shipped'])
+
 def duel_line(rep: dict) -> str: return 'baseline int8 against int8: {lost} images lost, {gained} gained, p {p}'.format(**rep['baseline'] | dict(p=p_text(rep['baseline']['p'])))
 
 # %% ../nbs/09_pipeline.ipynb #bd012f44
@@ -478,7 +482,6 @@ def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Read
     bars.rename(clipped).plot.bar(ax=axs[2], rot=90*(max(map(len, names)) > 2), xlabel='', ylabel='images read wrong')
     few = f' (the {len(names)} of {len(test.vocab)} classes with the most mistakes)'*(len(names) < len(test.vocab))
     env, data, opts = rep['environment'], rep['data'], rep['options']
-    row = next(r for r in rep['rows'] if r['stage'] == rep['shipped'])
     how = ', '.join(f'{k.replace("_", " ")} {opts[k]}' for k in ('arch', 'weights', 'head', 'epochs', 'patience', 'prune', 'target_bytes', 'target_latency', 'max_drop', 'batch_size') if opts[k] is not None)
     skipped = f'<p>{len(data["skipped"])} skipped: {escape(" ".join(data["skipped"][:20]))}{" …"*(len(data["skipped"]) > 20)}</p>' if data['skipped'] else ''
     about = f'{data["source"]}: {data["train"]:,} training, {data["valid"]:,} validation, {data["test"]:,} held-out images; seed {rep["seed"]}; {env["cpu"]}; {env["date"]}; ' \
@@ -486,7 +489,7 @@ def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Read
     return f'''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>finetune_course: report</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem;color:#222}}table{{border-collapse:collapse;font-size:.75rem;display:block;overflow-x:auto}}
 td,th{{padding:.3rem .35rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
-<h1>{len(test.vocab)} classes, read and measured</h1><p>Recommended: <b>{escape(rep["shipped"])}</b>, {escape(row["file"])}, chosen on {data["valid"]:,} validation images; every row is measured from the file it names, on {data["test"]:,} held-out ones.</p>
+<h1>{len(test.vocab)} classes, read and measured</h1><p>Recommended: <b>{escape(rep["shipped"])}</b>, {escape(shipped_row(rep)["file"])}, chosen on {data["valid"]:,} validation images; every row is measured from the file it names, on {data["test"]:,} held-out ones.</p>
 {"".join(f"<p><b>Warning:</b> {escape(w)}</p>" for w in rep["warnings"])}{ledger_of(rep)._repr_html_()}
 <p>px: side of the images that the net reads; lost and gained: images that turned wrong, and right, against the fine-tuned net{"; baseline: a plain CNN trained from scratch" if rep["baseline"] else ""}.</p>{f"<p>{escape(duel_line(rep))}</p>" if rep["baseline"] else ""}<p>Expected calibration error: {", ".join(f"{r['stage']} {r['ece']:.3f}" for r in rep["rows"])}.</p><h2>Training, what is taken for what, and who pays{few}</h2>{_png(fig)}<h2>Mistakes it was surest of</h2>{_png(plot_worst(test, p))}
 {skipped}<p><small>{escape(about)}; {escape(how)}</small></p></html>'''

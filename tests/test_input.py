@@ -125,10 +125,21 @@ def test_weights_of_another_net_and_of_another_hash(tmp_path):
                                         (('--arch', 'nope'), 'nope'), (('--compile', '--device', 'cpu'), '--compile'), (('--prune', 'nan'), 'nan'), (('--seed', '-1'), '--seed'),
                                         (('--arch', 'local-dir:x'), 'unknown'), (('--arch', 'plain_cnn'), '--weights random'), (('--arch', 'vgg16', '--weights', 'random', '--size', '16'), '16×16'),
                                         (('--arch', 'resnet18', '--weights', 'random', '--prune', '.99'), 'smaller prune ratio'), (('--target-bytes', 'much'), 'much'),
-                                        (('--target-bytes', '9k', '--max-drop', '.1'), 'one target'), (('--target-latency', '-1'), '-1'), (('--small-size', '2'), '--small-size')])
+                                        (('--target-bytes', '9k', '--max-drop', '.1'), 'one target'), (('--target-latency', '-1'), '-1'), (('--max-drop', '5'), 'share of accuracy'), (('--small-size', '2'), '--small-size')])
 def test_options_out_of_range(tmp_path, capsys, argv, word): assert word in refused(capsys, 'run', *argv, '--out', tmp_path/'o') and not list(tmp_path.iterdir())
 
 def test_words_argparse_refuses(capsys):
     for argv in ['run', '--size', 'big'], ['fly'], ['run', '--device', 'abacus'], []:
         with pytest.raises(SystemExit) as e: main(argv)
         assert e.value.code == 2 and capsys.readouterr().err.count('\n') == 1
+
+def test_lab_leaves_other_folders_alone(tmp_path, capsys):
+    (tmp_path/'a.png').touch()
+    assert main(['lab', '--no-browser', str(tmp_path)]) == 2 and 'other things than chapters' in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ['a.png']
+    for _ in range(2): assert main(['lab', '--no-browser', str(tmp_path/'new')]) == 0   # the second time into its own copy
+    assert (tmp_path/'new'/'nbs'/'01_data.ipynb').is_file()
+
+def test_what_is_no_image_file_is_called_by_its_name(tmp_path):
+    for path, text in (tmp_path, 'is a folder'), (tmp_path/'none.png', 'does not exist'):
+        with pytest.raises(ValueError, match=text): read_image(path, 8)
