@@ -13,7 +13,7 @@ from pathlib import Path
 
 # %% ../nbs/10_cli.ipynb #e7e75fe1
 def _tell_skipped(rep):
-    if n := len(bad := rep['data']['skipped']): print(f'{n} unreadable file{"s"*(n > 1)} skipped:', *bad, sep='\n  ', file=sys.stderr)
+    if n := len(bad := rep['data']['skipped']): print(f'{n} file{"s"*(n > 1)} left out:', *bad, sep='\n  ', file=sys.stderr)
 
 def _run(a):
     from dataclasses import fields
@@ -41,9 +41,11 @@ def _predict(a):
     import json
     from finetune_course.data import InputError, read_image
     from finetune_course.export import Reader
-    from finetune_course.pipeline import read_report, shipped_row
+    from finetune_course.pipeline import read_report
     rep, found, bad = read_report(a.run_dir), [], []
-    reader = Reader(Path(a.run_dir)/shipped_row(rep)['file'])
+    files = {r['stage']: r['file'] for r in rep['rows']}
+    if a.stage and a.stage not in files: raise InputError(f'{a.run_dir} has no stage {a.stage!r}; choose one of {", ".join(files)}.')
+    reader = Reader(Path(a.run_dir)/files[a.stage or rep['shipped']])
     for f in a.image:
         try: found.append((f, *reader.predict(read_image(f, reader.px)[None])[0]))
         except InputError as e: bad.append(str(e))
@@ -143,7 +145,7 @@ def _run_options(r: argparse.ArgumentParser):
     r.add_argument('--device', choices=['auto', 'cpu', 'cuda', 'mps'], help='default auto')
     r.add_argument('--out', metavar='DIR', help='default: a new runs/<time>')
     r.add_argument('--force', action='store_true', help='replace a run in --out')
-    r.add_argument('--strict', action='store_true', help='refuse unreadable images instead of skipping them')
+    r.add_argument('--strict', action='store_true', help='refuse images that cannot be read or have no class, instead of leaving them out')
     r.add_argument('--resume', action='store_true', help='go on with the unfinished run of --out, or with the last one')
     r.add_argument('--checkpoint-every', type=float, metavar='S', help='seconds between checkpoints (default 20)')
     r.add_argument('--track', action='store_true', help='write log.csv and tensorboard/ into the run\'s folder')
@@ -161,17 +163,18 @@ def parser() -> argparse.ArgumentParser:
     e = command('evaluate', _evaluate, 'measure every stage of a run on other data')
     e.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote, such as runs/2026-11-26_12-00-00')
     e.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='its test part is measured (default: the run\'s own held-out images)')
-    e.add_argument('--strict', action='store_true', help='refuse unreadable images instead of skipping them')
+    e.add_argument('--strict', action='store_true', help='refuse images that cannot be read or have no class, instead of leaving them out')
     e.add_argument('--json', action='store_true')
     p = command('predict', _predict, 'read images: file name, label, probability')
-    p.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote; its recommended file reads')
+    p.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote; its recommended file reads, unless --stage names another')
     p.add_argument('image', metavar='IMAGE', nargs='+', help='image files')
+    p.add_argument('--stage', metavar='NAME', help='read with the file of another stage, such as int8')
     p.add_argument('--json', action='store_true')
     s = command('shard', _shard, 'write images as Parquet shards, to be read as a stream')
     s.add_argument('src', metavar='DIR', help='train/ and test/, or class folders, or MNIST\'s IDX files')
     s.add_argument('out', metavar='OUT', help='a new folder')
     s.add_argument('--rows', type=int, metavar='N', default=20_000, help='images a file (default 20000)')
-    s.add_argument('--strict', action='store_true', help='refuse unreadable images instead of skipping them')
+    s.add_argument('--strict', action='store_true', help='refuse images that cannot be read or have no class, instead of leaving them out')
     l = command('lab', _lab, 'copy the chapters and open JupyterLab there')
     l.add_argument('dir', metavar='DIR', nargs='?', default='finetune-lab')
     l.add_argument('--no-browser', action='store_true', help='only copy')

@@ -6,8 +6,8 @@ Docs: https://finetune-course.github.io/finetune_course/data.html.md"""
 
 # %% auto #0
 __all__ = ['InputError', 'Images', 'fit_square', 'mnist5k', 'digits8', 'read_idx', 'idx_folder', 'mnist', 'decode_image',
-           'read_image', 'image_files', 'class_folders', 'split', 'load', 'TensorDL', 'ToRGB', 'Pose', 'augment',
-           'dataloaders']
+           'read_image', 'image_files', 'beside', 'class_folders', 'split', 'load', 'TensorDL', 'ToRGB', 'Pose',
+           'augment', 'dataloaders']
 
 # %% ../nbs/01_data.ipynb #46b65758
 import gzip, hashlib, io, math, zlib
@@ -39,7 +39,7 @@ class Images:
     y: Tensor                 # int64, N: index into `vocab`
     vocab: list[str]          # class names
     names: list[str] = field(default_factory=list)    # where each image came from, where that is known
-    skipped: list[str] = field(default_factory=list)  # files that could not be read
+    skipped: list[str] = field(default_factory=list)  # a sentence for each file that was left out
     split_idx: int | None = None                      # fastai's mark: 0 trains (augmented), 1 validates
 
     def __len__(self): return len(self.x)
@@ -191,20 +191,24 @@ def image_files(path: str | Path) -> list[tuple[Path, str]]:  # file, class
     if not files: raise InputError(f'{path} holds no images; it needs one folder a class with image files inside.')
     return files
 
+def beside(path: str | Path) -> list[str]:  # sentences
+    "What is said of image files that lie beside the class folders, and so have no class"
+    return [f'{f} lies in no class folder; move it into one.' for f in sorted(Path(path).iterdir()) if f.suffix.lower() in _suffixes and f.is_file()]
+
 # %% ../nbs/01_data.ipynb #001b7360
 def class_folders(
     path: str | Path,            # folder of folders, each named after a class
     px: int,                     # side in pixels
-    strict: bool = False,        # refuse a file that cannot be read, instead of skipping it
+    strict: bool = False,        # refuse a file that cannot be read or has no class, instead of skipping it
     vocab: list[str] | None = None,  # the classes expected; default: the folders' names, sorted
     least: int = 1,              # images a class must have
 ) -> Images:
-    "Every image below `path`, labelled with its folder's name; `skipped` names what could not be read. Raises `InputError` for classes unknown or too small."
+    "Every image below `path`, labelled with its folder's name; `skipped` names what was left out. Raises `InputError` for classes unknown or too small."
     files, path = image_files(path), Path(path)
     found = sorted(d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.'))
     if vocab and (extra := set(found) - set(vocab)): raise InputError(f'{path} has a class {min(extra)!r} that the model does not know; remove the folder or train with it.')
     tiles = parallel(_try_image, [f for f, _ in files], px=px, n_workers=4, threadpool=True, progress=False)
-    bad = [str(t) for t in tiles if isinstance(t, InputError)]
+    bad = [str(t) for t in tiles if isinstance(t, InputError)] + beside(path)
     if bad and strict: raise InputError(bad[0])
     good = [(t, f, c) for t, (f, c) in zip(tiles, files) if not isinstance(t, InputError)]
     vocab = vocab or found
@@ -233,7 +237,7 @@ def split(
 def load(
     data: str | Path = 'mnist5k',  # 'mnist5k', 'mnist', 'digits8', or a folder (IDX files, train/ and test/, class folders)
     px: int = 48,                  # side in pixels
-    strict: bool = False,          # refuse unreadable images instead of skipping them
+    strict: bool = False,          # refuse images that cannot be read or have no class, instead of leaving them out
 ) -> tuple[Images, Images]:        # training images, and held-out test images
     "The two sets every chapter works on. Where a source has no test part, a fifth of it is held out, always the same fifth. Raises `InputError` for sizes and sources it does not know."
     if not 8 <= px <= 512: raise InputError(f'image size {px} is out of range; choose 8 to 512 pixels.')
@@ -265,9 +269,12 @@ class TensorDL(TfmdDL):
 
     def create_batches(self, idxs):
         batches = list(chunked(list(idxs), self.bs, drop_last=self.drop_last))
-        for c in batches[rank_distrib()%self.world:len(self)*self.world:self.world]:
-            b = self.dataset[torch.as_tensor(c, device=self.dataset.x.device)]
-            yield b if b[0].is_cuda or getattr(self.device, 'type', 'cpu') != 'cuda' else tuple(o.pin_memory().to(self.device, non_blocking=True) for o in b)
+        for mine in batches[rank_distrib()%self.world:len(self)*self.world:self.world]:
+            yield self._moved(self.dataset[torch.as_tensor(mine, device=self.dataset.x.device)])
+
+    def _moved(self, b):   # images that are too many to live on the GPU travel there, without waiting
+        if b[0].is_cuda or getattr(self.device, 'type', 'cpu') != 'cuda': return b
+        return tuple(o.pin_memory().to(self.device, non_blocking=True) for o in b)
 
     def _one_pass(self): self._n_inp, self._types = 1, {tuple: [TensorImage, TensorCategory]}
 

@@ -483,7 +483,7 @@ def html_report(rep: dict, hist: pd.DataFrame, tests: list[Images], reader: Read
     few = f' (the {len(names)} of {len(test.vocab)} classes with the most mistakes)'*(len(names) < len(test.vocab))
     env, data, opts = rep['environment'], rep['data'], rep['options']
     how = ', '.join(f'{k.replace("_", " ")} {opts[k]}' for k in ('arch', 'weights', 'head', 'epochs', 'patience', 'prune', 'target_bytes', 'target_latency', 'max_drop', 'batch_size') if opts[k] is not None)
-    skipped = f'<p>{len(data["skipped"])} skipped: {escape(" ".join(data["skipped"][:20]))}{" …"*(len(data["skipped"]) > 20)}</p>' if data['skipped'] else ''
+    skipped = f'<p>{len(data["skipped"])} left out: {escape(" ".join(data["skipped"][:20]))}{" …"*(len(data["skipped"]) > 20)}</p>' if data['skipped'] else ''
     about = f'{data["source"]}: {data["train"]:,} training, {data["valid"]:,} validation, {data["test"]:,} held-out images; seed {rep["seed"]}; {env["cpu"]}; {env["date"]}; ' \
         + ', '.join(f'{k} {v}' for k, v in env['versions'].items())
     return f'''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>finetune_course: report</title>

@@ -136,7 +136,7 @@ def on_paper(
 def mixed_bits(
     model: nn.Module,
     dl,                            # validation batches
-    tol: float = .005,             # how much the loss may rise for a layer's sake, in nats
+    tol: float = .005,             # how much the cross entropy may rise for a layer's sake
     widths=(8, 7, 6, 5, 4, 3, 2),
     how: str = 'linear',
 ) -> dict[str, int]:               # layer → bits

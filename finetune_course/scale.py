@@ -27,24 +27,25 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorCategory, TensorImage, num_distrib, rank_distrib
-from .data import Images, InputError, dataloaders, decode_image, fit_square, idx_folder, image_files
+from .data import Images, InputError, beside, dataloaders, decode_image, fit_square, idx_folder, image_files
 from .backbone import body_units
 from .export import as_channels, write_atomic
 
 # %% ../nbs/08_scale.ipynb #5488a018
-def _sources(src: Path) -> tuple[list[str], dict]:
-    "Classes, and for each part a list of (what to read, class)"
-    def folder(path, vocab): return [(f, vocab.index(c)) for f, c in image_files(path)]
+def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
+    "Classes; for each part a list of (what to read, class); a sentence for each image without a class"
     def png(x):
         Image.fromarray(x[0].numpy()).save(buf := io.BytesIO(), 'png')
         return buf.getvalue()
     if any(src.glob('*-ubyte*')):
         parts = dict(zip(('train', 'test'), idx_folder(src, None)))
-        return parts['train'].vocab, {k: [(lambda x=x: png(x), y) for x, y in zip(p.x, p.y.tolist())] for k, p in parts.items()}
-    parts = {k: src/k for k in ('train', 'test') if (src/k).is_dir()} or {'train': src}
-    vocab = sorted({c for _, c in image_files(parts.get('train', src))})
-    try: return vocab, {k: folder(p, vocab) for k, p in parts.items()}
-    except ValueError as e: raise InputError(f'{src} has a class in test/ that train/ lacks ({e}); add it to train/ or remove it.') from None
+        return parts['train'].vocab, {k: [(lambda x=x: png(x), y) for x, y in zip(p.x, p.y.tolist())] for k, p in parts.items()}, []
+    folders = {k: src/k for k in ('train', 'test') if (src/k).is_dir()} or {'train': src}
+    if 'train' not in folders: raise InputError(f'{src} has test/ but no train/; add train/ or give the folder of classes itself.')
+    files = {k: image_files(p) for k, p in folders.items()}
+    vocab = sorted({c for _, c in files['train']})
+    if extra := {c for found in files.values() for _, c in found} - set(vocab): raise InputError(f'{src} has a class {min(extra)!r} in test/ that train/ lacks; add it to train/ or remove it.')
+    return vocab, {k: [(f, vocab.index(c)) for f, c in found] for k, found in files.items()}, [s for p in folders.values() for s in beside(p)]
 
 def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the bytes
     "One image and its class as a row; raises `InputError` where it cannot be decoded"
@@ -52,27 +53,31 @@ def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the
     decode_image(io.BytesIO(b), path and str(path))
     return dict(image=dict(bytes=b, path=path and path.name), label=y)
 
+def _rows(items: list, strict: bool, skipped: list[str]):
+    "The rows of what can be decoded; what cannot is told to `skipped`, or raised"
+    for i in items:
+        try: yield _row(*i)
+        except InputError as e:
+            if strict: raise
+            skipped.append(str(e))
+
+
 # %% ../nbs/08_scale.ipynb #ff9c7b54
 def write_shards(
     src: str | Path,     # class folders, train/ and test/ with class folders, or MNIST's IDX files
     out: str | Path,     # a new folder
     rows: int = 20_000,  # images a file at most
-    strict: bool = False,  # refuse unreadable images instead of skipping them
+    strict: bool = False,  # refuse images that cannot be read or have no class, instead of leaving them out
 ) -> tuple[dict[str, int], list[str]]:  # images of each part, what was skipped
     "Parquet shards as the hub stores images (columns `image`: bytes and path; `label`), rows in random order."
     import pyarrow as pa, pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Image as ImageColumn
-    src, out, skipped, n = Path(src), Path(out), [], {}
+    src, out, n = Path(src), Path(out), {}
     if not src.is_dir(): raise InputError(f'{src} is no folder; give class folders or MNIST\'s IDX files.')
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(f'{out} is not empty; choose another folder.')
-    vocab, parts = _sources(src)
+    vocab, parts, skipped = _sources(src)
+    if strict and skipped: raise InputError(skipped[0])
     schema = Features(image=ImageColumn(), label=ClassLabel(names=vocab)).arrow_schema
-    def good(items):
-        for i in items:
-            try: yield _row(*i)
-            except InputError as e:
-                if strict: raise
-                skipped.append(str(e))
     for part, items in parts.items():
         random.Random(0).shuffle(items)
         files = math.ceil(len(items)/rows)
@@ -81,7 +86,7 @@ def write_shards(
             name = out/f'{part}-{k:05}-of-{files:05}.parquet'
             with pq.ParquetWriter(f'{name}.tmp', schema) as w:
                 for c in chunked(items[k*rows:(k+1)*rows], 1000):   # a row group: what one reader takes at a time
-                    w.write_table(group := pa.Table.from_pylist(list(good(c)), schema))
+                    w.write_table(group := pa.Table.from_pylist(list(_rows(c, strict, skipped)), schema))
                     n[part] = n.get(part, 0) + len(group)
             os.replace(f'{name}.tmp', name)
     return n, skipped

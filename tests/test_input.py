@@ -1,5 +1,5 @@
 "Input as people really have it: odd pictures, broken files, wrong options. One sentence, exit code 2, nothing half-written."
-import gzip, json, os, pickle
+import gzip, json, os, pickle, shutil
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -50,6 +50,18 @@ def test_broken_files_are_named_and_counted_or_refused(tmp_path):
     ds = class_folders(tmp_path, 16)
     assert len(ds) == 8 and len(ds.skipped) == 3 and any('text.png' in s for s in ds.skipped)
     with pytest.raises(InputError, match='cut.png'): class_folders(tmp_path, 16, strict=True)
+
+def test_an_image_without_a_class_is_named_or_refused(tmp_path, capsys):
+    folder(tmp_path/'in')
+    shutil.copy(tmp_path/'in'/'a'/'0.png', tmp_path/'in'/'stray.png')
+    (tmp_path/'in'/'notes.txt').write_text('no image')
+    ds = class_folders(tmp_path/'in', 16)
+    assert len(ds) == 8 and len(ds.skipped) == 1 and 'stray.png lies in no class folder' in ds.skipped[0]
+    with pytest.raises(InputError, match='stray.png'): class_folders(tmp_path/'in', 16, strict=True)
+    assert 'stray.png' in refused(capsys, 'shard', tmp_path/'in', tmp_path/'out', '--strict')
+    assert main(['shard', str(tmp_path/'in'), str(tmp_path/'out')]) == 0
+    out, err = capsys.readouterr()
+    assert '8 train' in out and '1 file left out' in err and 'stray.png' in err
 
 # --- Folders
 

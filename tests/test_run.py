@@ -83,6 +83,10 @@ def test_evaluate_and_predict(done, digits, capsys, tmp_path):
     assert main(['predict', str(done), *pics]) == 0
     lines = [l.split('\t') for l in capsys.readouterr().out.splitlines()]
     assert [l[0] for l in lines] == pics and all(l[1] in '012' and 0 <= float(l[2]) <= 1 for l in lines)
+    assert main(['predict', str(done), *pics, '--stage', 'pruned']) == 0
+    assert [l.split('\t')[0] for l in capsys.readouterr().out.splitlines()] == pics
+    assert main(['predict', str(done), *pics, '--stage', 'tiny']) == 2
+    assert "'tiny'; choose one of fine-tuned, pruned, int8" in capsys.readouterr().err
     (tmp_path/'no.png').write_text('no')
     assert main(['predict', str(done), pics[0], str(tmp_path/'no.png'), '--json']) == 2
     out, err = capsys.readouterr()

@@ -7,7 +7,7 @@ from torch import nn
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
-from finetune_course.data import dataloaders, load
+from finetune_course.data import InputError, dataloaders, load
 from finetune_course.finetune import fit_, learner
 from finetune_course.scale import Checkpoint, StreamDL, _part_of, is_stream, load_shards, open_shards, sample_shards, write_shards
 
@@ -31,6 +31,13 @@ def shards(files, tmp_path_factory):
     n, skipped = write_shards(files, out, rows=150)
     assert n == {'train': 400, 'test': 80} and len(skipped) == 1 and 'broken.png' in skipped[0]
     return out
+
+def test_a_class_that_only_the_test_part_has_is_refused(tmp_path):
+    for d in 'train/a', 'train/b', 'test/a', 'test/c': (tmp_path/'in'/d).mkdir(parents=True); Image.new('L', (8, 8)).save(tmp_path/'in'/d/'0.png')
+    with pytest.raises(InputError, match="class 'c' in test/"): write_shards(tmp_path/'in', tmp_path/'out')
+    shutil.rmtree(tmp_path/'in'/'train')
+    with pytest.raises(InputError, match='no train/'): write_shards(tmp_path/'in', tmp_path/'out')
+    assert not (tmp_path/'out').exists()
 
 def start(*argv, env=(), ranks=0):
     cmd = [Path(sys.executable).with_name('finetune-course')]
