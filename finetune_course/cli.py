@@ -67,7 +67,7 @@ def _shard(a):
 def copy_chapters(
     src: Path,   # folder with nbs/ and bench/results/
     dst: Path,
-) -> list[str]:  # names that were left alone, since the learner has changed them
+) -> list[str]:  # names that were left alone though they differ: changed by the learner, or of another version
     "Copy chapters and the measurements they show; what stands there already is kept."
     kept = []
     for f in [*sorted((src/'nbs').glob('*.ipynb')), *sorted((src/'bench'/'results').glob('*.json*'))]:
@@ -87,8 +87,8 @@ def _lab(a):
     if dst.is_dir() and any(p.name[0] != '.' for p in dst.iterdir()) and not (dst/'nbs'/'01_data.ipynb').is_file(): return _fail(f'{dst} holds other things than chapters; give a new folder.')
     try: kept = copy_chapters(src, dst)
     except OSError as e: return _fail(f'{a.dir} cannot be written ({e.strerror}); give another folder.')
-    print(f'chapters in {dst/"nbs"}' + (f'; kept your own {", ".join(kept)}' if kept else ''))
-    if a.no_browser:
+    print(f'chapters in {dst/"nbs"}' + (f'; left as they were, and other than in this version: {", ".join(kept)}' if kept else ''))
+    if a.copy_only:
         print(f'to open them: jupyter lab {dst/"nbs"}')
         return 0
     try: return subprocess.call([sys.executable, '-m', 'jupyterlab', str(dst/'nbs')])
@@ -128,25 +128,25 @@ def _run_options(r: argparse.ArgumentParser):
     r.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='DIR: train/ and test/, or class folders, or MNIST\'s IDX files, or Parquet shards; also a pattern of Parquet files, or a data set on the hub, OWNER/NAME (default mnist5k)')
     r.add_argument('--arch', metavar='NAME', help='tf_efficientnet_lite0 (default), mobilenet_v2, resnet18, vgg16, plain_cnn, or any timm name')
     r.add_argument('--weights', metavar='FILE', help='pretrained weights, .safetensors or .pth; "random" for none')
-    r.add_argument('--head', choices=['linear', 'mlp'], help='one linear layer (default), or dense 1024')
+    r.add_argument('--head', choices=['linear', 'mlp'], help='linear (default): one layer; mlp: dense 1024, ReLU, dropout, linear')
     r.add_argument('--size', type=int, metavar='PX', help='image side that the whole net is fine-tuned on (default 48)')
     r.add_argument('--small-size', type=int, metavar='PX', help='image side of the pruned net (default: 7/12 of --size)')
     r.add_argument('--epochs', type=int, metavar='N', help='epochs of fine-tuning (default 8)')
-    r.add_argument('--patience', type=int, metavar='N', help='recovery takes N times as many epochs (default 5; 12 with a target)')
-    r.add_argument('--prune', type=float, metavar='R', help='share of channels cut, 0 ≤ R < 1 (default 0.86; more where a target needs it)')
+    r.add_argument('--patience', type=int, metavar='N', help='recovery after pruning lasts N times --epochs (default 5; 12 with a target)')
+    r.add_argument('--prune', type=float, metavar='R', help='share of channels cut, 0 ≤ R < 1 (default 0.86); a target begins there and finds its own')
     r.add_argument('--target-bytes', type=_bytes, metavar='B', help='largest file to ship: 130000, 130k or 0.13M')
     r.add_argument('--target-latency', type=float, metavar='MS', help='longest time for one image on one thread of this machine')
     r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
-    r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is the smallest that loses nothing')
+    r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is the smallest that loses nothing, or surely less than 0.02')
     r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where GPU memory runs out')
     r.add_argument('--grad-checkpointing', action='store_true', help='recompute activations instead of keeping them: less memory, more time')
     r.add_argument('--compile', action='store_true', help='CUDA: forward and backward pass as one graph each; pays when training takes minutes')
-    r.add_argument('--seed', type=int, metavar='N', help='default 0')
+    r.add_argument('--seed', type=int, metavar='N', help='of the head, the order of images, augmentation and the validation part (default 0)')
     r.add_argument('--device', choices=['auto', 'cpu', 'cuda', 'mps'], help='default auto')
     r.add_argument('--out', metavar='DIR', help='default: a new runs/<time>')
-    r.add_argument('--force', action='store_true', help='replace a run in --out')
+    r.add_argument('--force', action='store_true', help='replace a run in --out, finished or not')
     r.add_argument('--strict', action='store_true', help='refuse images that cannot be read or have no class, instead of leaving them out')
-    r.add_argument('--resume', action='store_true', help='go on with the unfinished run of --out, or with the last one')
+    r.add_argument('--resume', action='store_true', help='go on with the unfinished run of --out, or with the last one in runs/, with the same options; where no training was written down, start it')
     r.add_argument('--checkpoint-every', type=float, metavar='S', help='seconds between checkpoints (default 20)')
     r.add_argument('--track', action='store_true', help='write log.csv and tensorboard/ into the run\'s folder')
 
@@ -162,22 +162,22 @@ def parser() -> argparse.ArgumentParser:
     _run_options(command('run', _run, 'fine-tune, prune, quantize, export and measure'))
     e = command('evaluate', _evaluate, 'measure every stage of a run on other data')
     e.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote, such as runs/2026-11-26_12-00-00')
-    e.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='its test part is measured (default: the run\'s own held-out images)')
+    e.add_argument('--data', metavar='mnist5k|mnist|digits8|DIR', help='its test part is measured, of class folders without one all images (default: the run\'s own held-out images)')
     e.add_argument('--strict', action='store_true', help='refuse images that cannot be read or have no class, instead of leaving them out')
-    e.add_argument('--json', action='store_true')
+    e.add_argument('--json', action='store_true', help='the whole report instead of a table')
     p = command('predict', _predict, 'read images: file name, label, probability')
     p.add_argument('run_dir', metavar='RUN_DIR', help='the folder that a run wrote; its recommended file reads, unless --stage names another')
-    p.add_argument('image', metavar='IMAGE', nargs='+', help='image files')
-    p.add_argument('--stage', metavar='NAME', help='read with the file of another stage, such as int8')
-    p.add_argument('--json', action='store_true')
+    p.add_argument('image', metavar='IMAGE', nargs='+', help='image files that look like those it learned from; mnist5k and mnist are white ink on black, centred')
+    p.add_argument('--stage', metavar='NAME', help='read with the file of another stage: fine-tuned, pruned, int8, baseline, "baseline int8"')
+    p.add_argument('--json', action='store_true', help='a list of {file, label, probability}')
     s = command('shard', _shard, 'write images as Parquet shards, to be read as a stream')
     s.add_argument('src', metavar='DIR', help='train/ and test/, or class folders, or MNIST\'s IDX files')
     s.add_argument('out', metavar='OUT', help='a new folder')
     s.add_argument('--rows', type=int, metavar='N', default=20_000, help='images a file (default 20000)')
     s.add_argument('--strict', action='store_true', help='refuse images that cannot be read or have no class, instead of leaving them out')
     l = command('lab', _lab, 'copy the chapters and open JupyterLab there')
-    l.add_argument('dir', metavar='DIR', nargs='?', default='finetune-lab')
-    l.add_argument('--no-browser', action='store_true', help='only copy')
+    l.add_argument('dir', metavar='DIR', nargs='?', default='finetune-lab', help='where to (default finetune-lab); files that are there are left as they are')
+    l.add_argument('--copy-only', action='store_true', help='copy, and do not start JupyterLab')
     command('doctor', _doctor, 'what this machine has, what is missing and how to get it')
     return top
 

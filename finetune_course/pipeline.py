@@ -108,6 +108,8 @@ class OutFolder:
                 raise InputError(f'{p} holds {alien}, which no run wrote; move that away, or choose another --out.')
         if self.path.is_dir() and any(self.path.iterdir()) and not force:
             raise InputError(f'{self.path} already holds a run; choose another --out, or --force to replace it.')
+        if any((self.partial/'checkpoint').glob('fit*.pt')) and not (force or resume):
+            raise InputError(f'{self.partial} holds a run that was stopped in training; give --resume to go on with it, or --force to start anew.')
 
     def __enter__(self) -> Path:
         if rank_distrib(): self.partial = Path(tempfile.mkdtemp())   # only rank 0's files are kept
@@ -170,7 +172,7 @@ def recommend(
     try: stage = choose(within, cfg.margin, strict=bool(cfg.max_drop))
     except ValueError:   # none is sound
         r = min(within, key=lambda r: r.bytes)
-        return r.stage, [f'{r.stage} meets {cfg.targets[0]} but loses accuracy: {r.lost} validation images lost, {r.gained} gained.']
+        return r.stage, [f'{r.stage} meets {cfg.targets[0]} but cannot be shown to keep the accuracy: {r.lost} of {r.n} validation images lost, {r.gained} gained.']
     return stage, doubts(cfg, within, stage)
 
 # %% ../nbs/09_pipeline.ipynb #9410674b
@@ -414,8 +416,8 @@ def check_same(cfg: Config, train: Images, ckpt: Checkpoint):
     if not cfg.resume or not path.is_file(): return
     was = json.loads(path.read_text(encoding='utf-8'))
     if other := next((k for k in now if now[k] != was.get(k)), None):
-        if other == 'images': raise InputError(f'the images in {cfg.data} changed since the run in {path.parent.parent} was started; restore them, or leave out --resume to start anew.')
-        raise InputError(f'the unfinished run in {path.parent.parent} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; give the same options, or leave out --resume to start anew.')
+        if other == 'images': raise InputError(f'the images in {cfg.data} changed since the run in {path.parent.parent} was started; restore them, or give --force instead of --resume to start anew.')
+        raise InputError(f'the unfinished run in {path.parent.parent} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; give the same options, or --force instead of --resume to start anew.')
 
 # %% ../nbs/09_pipeline.ipynb #db681d3f
 def run(
@@ -515,6 +517,7 @@ def evaluate_run(
     "The ruler on other data: its test part, every stage's file; of plain class folders all, but of the run's own just what it held out."
     rep = read_report(run_dir)
     own, vocab = rep['data'], rep['data']['classes']
+    if (own['source'], data) == ('mnist', 'mnist5k'): raise InputError('mnist5k is a part of the training images that this run learned from; give other --data.')
     path = Path(data := data or own['source'])
     here = path.exists() and data not in known_sets
     found = listing(data) if here else None

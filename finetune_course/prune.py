@@ -33,7 +33,7 @@ def zero_smallest(
     from torch.nn.utils import prune
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)   # the ranking flattens weights with `view`
     where = [(m, 'weight') for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    prune.global_unstructured(where, prune.L1Unstructured, amount=share)
+    prune.global_unstructured(where, prune.L1Unstructured, amount=float(share))   # an int would be a number of weights
     for m, name in where: prune.remove(m, name)
     return model
 
@@ -62,7 +62,7 @@ def cut_channels_(
     last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
     x = torch.zeros(1, n_in(model), px, px, device=next(model.parameters()).device)
     pruner = tp.pruner.BasePruner(
-        model.eval(), x, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0. if only else ratio,
+        model.eval(), x, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio if only is None else 0.,
         pruning_ratio_dict={m: ratio for m in only or []}, round_to=round_to, ignored_layers=[last])
     pruner.step()
     return model.train(was)
@@ -98,7 +98,7 @@ def sensitivity(
     def convs(net, name): return [m for m in net.get_submodule(name).modules() if isinstance(m, nn.Conv2d)]
     def one(name, ratio):
         small = copy.deepcopy(model)
-        cut_channels_(small, px, ratio, only=convs(small, name))
+        cut_channels_(small, px, ratio, round_to=1, only=convs(small, name))   # rounded, a narrow part would lose a larger share than a wide one
         return accuracy_of(recalibrate_bn_(small, dls.train, batches), dls.valid)
     parts = [n for n in (name_of[id(u)] for u in body_units(model)) if convs(model, n)]
     rows = {n: [one(n, r) for r in ratios] for n in parts}
@@ -107,7 +107,7 @@ def sensitivity(
 # %% ../nbs/06_prune.ipynb #9ae8368d
 @torch.no_grad()
 def map_sides(model: nn.Module, px: int) -> dict[str, int]:  # a body unit's name → side of the map it puts out
-    "How many pixels each part of the body still sees in an image of `px`×`px`."
+    "How many pixels wide is the map that each part of the body makes of an image of `px`×`px`?"
     names, sides = {id(m): n for n, m in model.named_modules()}, {}
     def note(m, i, o): sides[names[id(m)]] = o.shape[-1]
     hooks = [u.register_forward_hook(note) for u in body_units(model)]
@@ -171,7 +171,7 @@ def gentlest_cut(
     fits,             # (pruned model, its spec) → whether it is small or fast enough
     low: float = 0., top: float = .97,  # where to look
 ) -> float:           # the `ratio` for `prune`, in hundredths
-    "The smallest share of channels whose loss makes the net fit; raises `InputError` where none does."
+    "A share of channels whose loss makes the net fit, the smallest where `fits` changes only once; raises `InputError` where none does."
     def ok(r): return fits(*prune(model, spec, r/100))
     def cuttable(r):
         try: return bool(prune(model, spec, r/100))

@@ -147,9 +147,9 @@ def test_words_argparse_refuses(capsys):
 
 def test_lab_leaves_other_folders_alone(tmp_path, capsys):
     (tmp_path/'a.png').touch()
-    assert main(['lab', '--no-browser', str(tmp_path)]) == 2 and 'other things than chapters' in capsys.readouterr().err
+    assert main(['lab', '--copy-only', str(tmp_path)]) == 2 and 'other things than chapters' in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ['a.png']
-    for _ in range(2): assert main(['lab', '--no-browser', str(tmp_path/'new')]) == 0   # the second time into its own copy
+    for _ in range(2): assert main(['lab', '--copy-only', str(tmp_path/'new')]) == 0   # the second time into its own copy
     assert (tmp_path/'new'/'nbs'/'01_data.ipynb').is_file()
 
 def test_what_is_no_image_file_is_called_by_its_name(tmp_path):

@@ -106,6 +106,13 @@ def test_evaluate_measures_the_test_part_of_other_data(done, digits, capsys, tmp
     (tmp_path/'plain'/'9').mkdir(); shutil.copy(next((digits/'1').glob('*.png')), tmp_path/'plain'/'9')
     assert main(['evaluate', str(done), '--data', str(tmp_path/'plain')]) == 2 and "'9'" in capsys.readouterr().err
 
+def test_images_that_a_run_learned_from_do_not_judge_it(done, capsys, tmp_path):
+    shutil.copytree(done, tmp_path/'run')
+    rep = json.loads((f := tmp_path/'run'/'report.json').read_text())
+    rep['data']['source'] = 'mnist'
+    f.write_text(json.dumps(rep))
+    assert main(['evaluate', str(tmp_path/'run'), '--data', 'mnist5k']) == 2 and 'learned from' in capsys.readouterr().err
+
 def test_held_out_images_stay_held_out(done, digits, capsys, tmp_path):
     n = json.loads((done/'report.json').read_text())['rows'][0]['n']
     moved = shutil.copytree(digits, tmp_path/'moved')
