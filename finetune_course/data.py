@@ -108,7 +108,7 @@ def read_idx(
     if len(b) < 8 or b[:3] != b'\0\0\x08' or not 1 <= b[3] <= 3 or len(b) < 4+4*b[3]:
         raise InputError(f'{path} is not an IDX file of bytes; copy or download it again.')
     shape = np.frombuffer(b, '>u4', b[3], 4).tolist()
-    if len(b) != 4 + 4*len(shape) + math.prod(shape): raise InputError(f'{path} is truncated; copy or download it again.')
+    if len(b) != 4 + 4*len(shape) + math.prod(shape): raise InputError(f'{path} has {len(b):,} bytes, other than its header says; copy or download it again.')
     return np.frombuffer(b, np.uint8, offset=4+4*len(shape)).reshape(shape)
 
 # %% ../nbs/01_data.ipynb #ee4ccbb2
@@ -149,11 +149,12 @@ def mnist(px: int = 28, root: str | Path | None = None) -> tuple[Images, Images]
 def decode_image(
     file: str | Path | io.BytesIO,  # anything Pillow reads
     name: str | None = None,        # what to call it where it cannot be read
-) -> Tensor:                        # uint8, C×H×W; C = 1 where the file is grey, else 3
+) -> Tensor:                        # uint8, C×H×W; C = 1 where the file's mode is grey, with transparency or without, else 3
     "One image, upright: transparency is laid on white, 16-bit grey scaled to 8; raises `InputError` naming the file."
     try:
         with Image.open(file) as im:
             im = ImageOps.exif_transpose(im)
+            grey = im.mode[0] in '1LIF' and im.mode != 'LAB'
             if im.mode[0] in 'IF':
                 a = np.array(im, dtype=np.float32)
                 a *= 1/257 if im.mode[:4] == 'I;16' or a.max() > 255 else 255 if im.mode == 'F' and a.max() <= 1 else 1
@@ -161,7 +162,7 @@ def decode_image(
             if im.has_transparency_data:
                 im = im.convert('RGBA')
                 im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-            a = np.asarray(im if im.mode in ('L', 'RGB') else im.convert('L' if im.mode == '1' else 'RGB'))
+            a = np.asarray(im if im.mode in ('L', 'RGB') else im.convert('L' if grey else 'RGB'))
     except FileNotFoundError: raise InputError(f'{name or file} does not exist; check the name.') from None
     except IsADirectoryError: raise InputError(f'{name or file} is a folder; name the image files in it.') from None
     except Exception as e:   # a broken file makes Pillow's readers raise nearly anything

@@ -24,10 +24,10 @@ def refused(capsys, *argv):
 
 # --- Pictures
 
-@pytest.mark.parametrize('mode, c', [('1', 1), ('L', 1), ('I;16', 1), ('P', 3), ('RGB', 3), ('RGBA', 3), ('LA', 3), ('CMYK', 3)])
+@pytest.mark.parametrize('mode, c', [('1', 1), ('L', 1), ('I;16', 1), ('P', 3), ('RGB', 3), ('RGBA', 3), ('LA', 1), ('CMYK', 3), ('LAB', 3)])
 def test_every_mode_is_read(tmp_path, mode, c):
     im = Image.fromarray(np.full((9, 7), 30000, np.uint16)) if mode == 'I;16' else Image.new(mode, (7, 9))
-    im.save(f := tmp_path/('x.tif' if mode == 'CMYK' else 'x.png'))
+    im.save(f := tmp_path/('x.tif' if mode in ('CMYK', 'LAB') else 'x.png'))
     x = read_image(f, 16)
     assert x.shape == (c, 16, 16) and x.dtype == torch.uint8
     if mode == 'I;16': assert (x == round(30000/257)).all()
