@@ -410,4 +410,5 @@ d = { 'settings': { 'branch': 'main',
                                                                                      'finetune_course/scale.py'),
                                        'finetune_course.scale.sync_bn_': ('scale.html#sync_bn_', 'finetune_course/scale.py'),
                                        'finetune_course.scale.tracking': ('scale.html#tracking', 'finetune_course/scale.py'),
+                                       'finetune_course.scale.unfinished': ('scale.html#unfinished', 'finetune_course/scale.py'),
                                        'finetune_course.scale.write_shards': ('scale.html#write_shards', 'finetune_course/scale.py')}}}

@@ -137,7 +137,7 @@ def _run_options(r: argparse.ArgumentParser):
     r.add_argument('--target-bytes', type=_bytes, metavar='B', help='largest file to ship: 130000, 130k or 0.13M')
     r.add_argument('--target-latency', type=float, metavar='MS', help='longest time for one image on one thread of this machine')
     r.add_argument('--max-drop', type=float, metavar='D', help='cut on while the accuracy lost on validation images is surely below D')
-    r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is the smallest that loses nothing, or surely less than 0.02')
+    r.add_argument('--baseline', action='store_true', help='a control in the same ledger: a plain CNN trained from scratch as long; shipped where it is the smallest that loses nothing, or surely less than 0.02 (or than --max-drop)')
     r.add_argument('--batch-size', type=int, metavar='N', help='images at a time in each process (default 64); halved where GPU memory runs out')
     r.add_argument('--grad-checkpointing', action='store_true', help='recompute activations instead of keeping them: less memory, more time')
     r.add_argument('--compile', action='store_true', help='CUDA: forward and backward pass as one graph each; pays when training takes minutes')

@@ -108,7 +108,7 @@ def read_idx(
     if len(b) < 8 or b[:3] != b'\0\0\x08' or not 1 <= b[3] <= 3 or len(b) < 4+4*b[3]:
         raise InputError(f'{path} is not an IDX file of bytes; copy or download it again.')
     shape = np.frombuffer(b, '>u4', b[3], 4).tolist()
-    if len(b) != 4 + 4*len(shape) + math.prod(shape): raise InputError(f'{path} has {len(b):,} bytes, other than its header says; copy or download it again.')
+    if len(b) != (n := 4 + 4*len(shape) + math.prod(shape)): raise InputError(f'{path} has {len(b):,} bytes, its header says {n:,}; copy or download it again.')
     return np.frombuffer(b, np.uint8, offset=4+4*len(shape)).reshape(shape)
 
 # %% ../nbs/01_data.ipynb #ee4ccbb2
@@ -178,7 +178,7 @@ def read_image(
     return fit_square(decode_image(path), px)
 
 # %% ../nbs/01_data.ipynb #07e1f619
-_suffixes = set(Image.registered_extensions())
+_suffixes = {k for k, v in Image.registered_extensions().items() if v in Image.OPEN}   # not what Pillow can only write
 
 def _try_image(path, px):
     try: return read_image(path, px)
@@ -250,6 +250,8 @@ def load(
     elif (path/'train').is_dir():
         if not (path/'test').is_dir(): raise InputError(f'{path} has train/ but no test/; add test/ or give the folder of classes itself.')
         train = class_folders(path/'train', px, strict, least=2)
+        if strict and beside(path): raise InputError(beside(path)[0])
+        train = replace(train, skipped=train.skipped + beside(path))
         sets = train, class_folders(path/'test', px, strict, vocab=train.vocab)
     else: sets = split(class_folders(path, px, strict, least=3), .2)
     vocab, n, held = sets[0].vocab, *(s.y.bincount(minlength=len(sets[0].vocab)) for s in sets)
@@ -295,7 +297,7 @@ class Pose(DisplayedTransform):
         (n, _, h, w), x = x.shape, x.as_subclass(Tensor)
         turn, size, tx, ty, lean_x, lean_y = torch.rand(6, n, 1, 1, device=x.device)*2 - 1
         a, s = turn*math.radians(self.degrees), self.zoom**size
-        gx = torch.linspace(1/w-1, 1-1/w, w, device=x.device)            # pixel centres, from -1 to 1
+        gx = torch.linspace(1/w-1, 1-1/w, w, device=x.device)            # pixel centres; the edges are at −1 and 1
         gy = torch.linspace(1/h-1, 1-1/h, h, device=x.device)[:, None]
         tilt = 1 + self.warp*(lean_x*gx + lean_y*gy)
         grid = torch.stack(((s*a.cos()*gx + (s*a.sin()*gy + (1-s)*tx))/tilt,

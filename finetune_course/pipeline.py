@@ -28,7 +28,7 @@ from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, clipped, confusion, environment, latency, losers, mcnemar, measure, p_text, paired_difference, per_class, plot_confusion, plot_worst
 from .prune import gentlest_cut, grey_stem_, n_channels, prune, prune_recover, recover_
 from .quantize import quantize_onnx
-from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, once, rank_callbacks, sample_shards, start_ranks, stream_dataloaders, tracking
+from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, once, rank_callbacks, sample_shards, start_ranks, stream_dataloaders, tracking, unfinished
 
 # %% ../nbs/09_pipeline.ipynb #981c2d3f
 @dataclass
@@ -106,10 +106,10 @@ class OutFolder:
             if p.exists() and not p.is_dir(): raise InputError(f'{p} is a file; choose another --out.')
             if alien := p.is_dir() and next((f.name for f in p.iterdir() if f.name.removesuffix('.tmp') not in run_files | {'.DS_Store', 'desktop.ini', 'Thumbs.db'}), None):
                 raise InputError(f'{p} holds {alien}, which no run wrote; move that away, or choose another --out.')
-        if self.path.is_dir() and any(self.path.iterdir()) and not force:
-            raise InputError(f'{self.path} already holds a run; choose another --out, or --force to replace it.')
-        if any((self.partial/'checkpoint').glob('fit*.pt')) and not (force or resume):
-            raise InputError(f'{self.partial} holds a run that was stopped in training; give --resume to go on with it, or --force to start anew.')
+        finished = self.path.is_dir() and any(self.path.iterdir())
+        if unfinished(self.partial/'checkpoint') and not (force or resume):
+            raise InputError(f'{self.partial} holds a run that was stopped in training; give --resume{" --force"*finished} to go on with it, or --force alone to start anew.')
+        if finished and not force: raise InputError(f'{self.path} already holds a run; choose another --out, or --force to replace it.')
 
     def __enter__(self) -> Path:
         if rank_distrib(): self.partial = Path(tempfile.mkdtemp())   # only rank 0's files are kept
@@ -120,8 +120,7 @@ class OutFolder:
         return self.partial
 
     def __exit__(self, kind, *exc):
-        trained = any((self.partial/'checkpoint').glob('fit*.pt'))
-        if rank_distrib() or kind and issubclass(kind, InputError) and not trained: shutil.rmtree(self.partial)
+        if rank_distrib() or kind and issubclass(kind, InputError) and not unfinished(self.partial/'checkpoint'): shutil.rmtree(self.partial)
         if kind or rank_distrib(): return
         shutil.rmtree(self.old, ignore_errors=True)              # left where a run was killed in the next two lines
         if self.path.exists(): os.replace(self.path, self.old)   # the old run goes when the new one stands
@@ -432,7 +431,7 @@ def run(
     folder = OutFolder(cfg.out, cfg.force, cfg.resume)
     folder = OutFolder(agree(str(folder.path)), cfg.force, cfg.resume)   # named after the time, which is not the same everywhere
     ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
-    if cfg.resume and not any(ckpt.folder.glob('fit*.pt')): say(f'no checkpoint in {folder.partial}: the run is started afresh')
+    if cfg.resume and not unfinished(ckpt.folder): say(f'no checkpoint in {folder.partial}: the run is started afresh')
     sets = load_sizes(cfg)
     train, valid, test = sets[cfg.size]
     if cfg.max_drop and cfg.max_drop <= (least := -paired_difference(0, 0, len(valid))[1]):
@@ -517,7 +516,7 @@ def evaluate_run(
     "The ruler on other data: its test part, every stage's file; of plain class folders all, but of the run's own just what it held out."
     rep = read_report(run_dir)
     own, vocab = rep['data'], rep['data']['classes']
-    if (own['source'], data) == ('mnist', 'mnist5k'): raise InputError('mnist5k is a part of the training images that this run learned from; give other --data.')
+    if (own['source'], data) == ('mnist', 'mnist5k'): raise InputError('mnist5k is a part of the training images that this run learned from; give other images with --data.')
     path = Path(data := data or own['source'])
     here = path.exists() and data not in known_sets
     found = listing(data) if here else None

@@ -7,8 +7,9 @@ Docs: https://finetune-course.github.io/finetune_course/scale.html.md"""
 # %% auto #0
 __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 'decode_rows', 'StreamDL', 'Streamed',
            'sample_shards', 'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute',
-           'Compile', 'save_state', 'read_state', 'rng_state', 'set_rng_state', 'learner_state', 'set_learner_state',
-           'Checkpoint', 'once', 'start_ranks', 'agree', 'sync_bn_', 'rank_callbacks', 'epoch_time', 'tracking']
+           'Compile', 'save_state', 'read_state', 'unfinished', 'rng_state', 'set_rng_state', 'learner_state',
+           'set_learner_state', 'Checkpoint', 'once', 'start_ranks', 'agree', 'sync_bn_', 'rank_callbacks',
+           'epoch_time', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
@@ -45,7 +46,7 @@ def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
     files = {k: image_files(p) for k, p in folders.items()}
     vocab = sorted({c for _, c in files['train']})
     if extra := {c for found in files.values() for _, c in found} - set(vocab): raise InputError(f'{src} has a class {min(extra)!r} in test/ that train/ lacks; add it to train/ or remove it.')
-    return vocab, {k: [(f, vocab.index(c)) for f, c in found] for k, found in files.items()}, [s for p in folders.values() for s in beside(p)]
+    return vocab, {k: [(f, vocab.index(c)) for f, c in found] for k, found in files.items()}, [s for p in dict.fromkeys((src, *folders.values())) for s in beside(p)]
 
 def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the bytes
     "One image and its class as a row; raises `InputError` where it cannot be decoded"
@@ -60,7 +61,6 @@ def _rows(items: list, strict: bool, skipped: list[str]):
         except InputError as e:
             if strict: raise
             skipped.append(str(e))
-
 
 # %% ../nbs/08_scale.ipynb #ff9c7b54
 def write_shards(
@@ -360,6 +360,10 @@ def read_state(path: Path, device='cpu') -> dict | None:
         if not p.is_file(): continue
         b = p.read_bytes()
         if hashlib.sha256(b[:-32]).digest() == b[-32:]: return torch.load(io.BytesIO(b[:-32]), weights_only=True, map_location=device)
+
+def unfinished(folder: Path) -> bool:
+    "Whether a training has left something to go on from"
+    return any(f.suffix in ('.pt', '.previous') for f in folder.glob('fit*'))
 
 # %% ../nbs/08_scale.ipynb #a4d381f5
 def rng_state() -> dict:

@@ -62,6 +62,12 @@ def test_an_image_without_a_class_is_named_or_refused(tmp_path, capsys):
     assert main(['shard', str(tmp_path/'in'), str(tmp_path/'out')]) == 0
     out, err = capsys.readouterr()
     assert '8 train' in out and '1 file left out' in err and 'stray.png' in err
+    for part in 'train', 'test': shutil.copytree(tmp_path/'in', tmp_path/'parts'/part, ignore=shutil.ignore_patterns('stray*'))
+    shutil.copy(tmp_path/'in'/'stray.png', tmp_path/'parts')
+    (tmp_path/'parts'/'README.pdf').touch()                       # Pillow writes such files and reads none
+    assert [s.split(' ')[0] for s in load(tmp_path/'parts', 16)[0].skipped] == [str(tmp_path/'parts'/'stray.png')]
+    with pytest.raises(InputError, match='stray.png'): load(tmp_path/'parts', 16, strict=True)
+    assert 'stray.png' in refused(capsys, 'shard', tmp_path/'parts', tmp_path/'out2', '--strict')
 
 # --- Folders
 

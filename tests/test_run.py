@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from finetune_course import evaluate as ev, quantize as qu
 from finetune_course.cli import main
-from finetune_course.data import load
+from finetune_course.data import load, read_image
 from finetune_course.export import Reader, load_model
 from finetune_course.prune import n_channels, prune, zero_smallest
 from finetune_course.backbone import backbone, replace_head_
@@ -83,8 +83,11 @@ def test_evaluate_and_predict(done, digits, capsys, tmp_path):
     assert main(['predict', str(done), *pics]) == 0
     lines = [l.split('\t') for l in capsys.readouterr().out.splitlines()]
     assert [l[0] for l in lines] == pics and all(l[1] in '012' and 0 <= float(l[2]) <= 1 for l in lines)
-    assert main(['predict', str(done), *pics, '--stage', 'pruned']) == 0
-    assert [l.split('\t')[0] for l in capsys.readouterr().out.splitlines()] == pics
+    for stage, file in ('fine-tuned', 'model.onnx'), ('pruned', 'pruned.onnx'), ('int8', 'model.int8.onnx'):
+        assert main(['predict', str(done), *pics, '--stage', stage, '--json']) == 0
+        reader = Reader(done/file)
+        want = [reader.predict(read_image(p, reader.px)[None])[0] for p in pics]
+        assert [(r['label'], r['probability']) for r in json.loads(capsys.readouterr().out)] == want
     assert main(['predict', str(done), *pics, '--stage', 'tiny']) == 2
     assert "'tiny'; choose one of fine-tuned, pruned, int8" in capsys.readouterr().err
     (tmp_path/'no.png').write_text('no')
