@@ -162,12 +162,11 @@ def decode_image(
             if im.has_transparency_data:
                 im = im.convert('RGBA')
                 im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-            a = np.asarray(im if im.mode in ('L', 'RGB') else im.convert('L' if grey else 'RGB'))
+            x = torch.from_numpy(np.array(im.convert('L' if grey else 'RGB')))
     except FileNotFoundError: raise InputError(f'{name or file} does not exist; check the name.') from None
     except IsADirectoryError: raise InputError(f'{name or file} is a folder; name the image files in it.') from None
     except Exception as e:   # a broken file makes Pillow's readers raise nearly anything
         raise InputError(f'{name or file} cannot be read as an image ({type(e).__name__}); replace or remove it.') from None
-    x = torch.from_numpy(a.copy())
     return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
 
 def read_image(
