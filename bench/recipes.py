@@ -4,12 +4,13 @@
     python -m bench.recipes RECIPE ... --report --idx FOLDER        # trained on all of them (or, a "large" recipe, on MNIST's 60,000), reported on the 10,000 test images
 
 Each row tells the mistakes of four ways to answer: the net, the average of its weights over the last steps, and both with the mean answer over eight
-slightly moved copies of each image and, counted twice, the image itself. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+slightly moved copies of each image and, counted twice, the image itself; a pupil's row, its teachers' mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, subprocess, sys, time, warnings
 from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -21,13 +22,13 @@ from finetune_course.data import Pose, dataloaders, idx_folder, load
 from finetune_course.evaluate import environment
 from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner, pick_device
-from finetune_course.prune import drop_blind
+from finetune_course.prune import Teach, drop_blind
 from finetune_course.scale import Compile
 
 affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
-default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=0, smooth=.1)   # `plain`: how many channels a plain CNN grows by
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=0, kernel=3, smooth=.1, teachers=(), teaches=False)   # `plain`: how many channels a plain CNN grows by
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
     'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
@@ -36,6 +37,9 @@ recipes = {   # of about five minutes on two cores, but for the first
 }
 large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, epochs=26, px=28, plain=16),
          'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, plain=32)}   # its channels are multiples of 32, which AMX likes
+member = dict(aug=drawn, bs=128, epochs=26, px=28, plain=16, smooth=0., teaches=True)   # nets that differ make different mistakes
+members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, kernel=5), 'large: teacher 7×7': dict(member, aug=affine, kernel=7)}
+large |= members | {'large: pupil of three': dict(member, epochs=30, teaches=False, teachers=tuple(members))}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
@@ -69,12 +73,28 @@ class BFloat16(Callback):
     def before_batch(self): self.cast = torch.autocast('cpu', torch.bfloat16); self.cast.__enter__()
     def after_pred(self): self.cast.__exit__(None, None, None); self.learn.pred = self.pred.float()
 
-def deep_cnn(n_out, growth, depth=10):
-    "Ten 3×3 convolutions without padding or strides on 28 pixels, after the first net of An et al., arXiv 2008.10400; that one has 32 to 176 channels"
-    layers, c = [], 1
-    for i in range(depth):
-        layers += [nn.Conv2d(c, c := 32 + growth*(i//2), 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*(28-2*depth)**2, n_out, bias=False), nn.BatchNorm1d(n_out))
+def deep_cnn(n_out, growth, kernel):
+    "Convolutions without padding or strides from 28 pixels to 8 or fewer, after the three nets of An et al., arXiv 2008.10400; those grow from 32 to 176 channels"
+    layers, c, px = [], 1, 28
+    while px > 8:
+        layers += [nn.Conv2d(c, c := 32 + growth*((28-px)//4), kernel, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True)]
+        px -= kernel - 1
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*px**2, n_out, bias=False), nn.BatchNorm1d(n_out))
+
+class Committee(nn.Module):
+    "The mean answer (logits) of trained nets, which are kept in bench/teachers"
+    def __init__(self, names, n_out, device):
+        super().__init__()
+        self.nets = nn.ModuleList(fresh_net(name, n_out, 0)[0].eval() for name in names)
+        for name, net in zip(names, self.nets): net.load_state_dict(load_file(kept(name)))
+        self.to(device, memory_format=torch.channels_last).requires_grad_(False)
+        self.fast = torch.compile(lambda x: sum(net(x) for net in self.nets)/len(self.nets), options={} if torch.cuda.is_available() else dict(freezing=True))
+
+    @torch.no_grad()
+    def forward(self, x):
+        with torch.autocast(x.device.type, torch.bfloat16): return self.fast(x).float()
+
+def kept(name): return Path(__file__).parent/'teachers'/f'{name.replace("large: ", "large-")}.safetensors'
 
 @torch.no_grad()
 def answers(model, dls, x, n_moved):
@@ -85,30 +105,36 @@ def answers(model, dls, x, n_moved):
     out = once(dls.valid.after_batch)
     return out if not n_moved else 2*out + sum(once(dls.train.after_batch) for _ in range(n_moved))
 
+def options(name): return default | (recipes | large)[name]
+
 @cache
-def fresh_net(px, drop, plain, n_out, seed):
-    "One net for all trainings of this kind, its weights at the start, and a callback that compiles it once"
+def fresh_net(name, n_out, seed):
+    "The net of a recipe before it is trained, its weights, and a callback that compiles it once"
     set_seed(seed)
-    net = deep_cnn(n_out, plain) if plain else replace_head_(backbone(), n_out)
-    if drop: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], px), .9)[0]
+    p = options(name)
+    net = deep_cnn(n_out, p['plain'], p['kernel']) if p['plain'] else replace_head_(backbone(), n_out)
+    if p['drop']: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], p['px']), .9)[0]
     return net, copy.deepcopy(net.state_dict()), Compile() if torch.cuda.is_available() else Compile(mode='default')
 
 def train(name, train, valid, seed, device, head):
-    p, grey = (default | (recipes | large)[name]), (.5,)
+    p, grey = options(name), (.5,)
     dls = dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=[Drawn(**p['aug'])], device=device)
-    net, start, compiled = fresh_net(p['px'], p['drop'], p['plain'], dls.c, head)
+    net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
     extra = [compiled]*(cuda or p['plain'] > 0) + [BFloat16()]*(p['plain'] > 0 and 'amx' in environment()['cpu'])
+    teachers = {'teachers': Committee(p['teachers'], dls.c, dls.device)} if p['teachers'] else {}
+    extra += map(Teach, teachers.values())
     learn = learner(dls, net, splitter=params if p['plain'] or p['drop'] else layer_groups, cbs=[average, *extra],
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
     fit_(learn, p['epochs'], p['lr'], seed=seed)
+    if p['teaches'] and seed == 0: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name))
     seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
-    ways = {f'{k}{", moved" if n else ""}': answers(m, dls, valid.x.to(dls.device), n) for k, m in dict(net=learn.model, average=average.net.module).items() for n in (0, 8)}
+    ways = {f'{k}{", moved" if n else ""}': answers(m, dls, valid.x.to(dls.device), n) for k, m in dict(net=learn.model, average=average.net.module, **teachers).items() for n in (0, 8)}
     return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o.argmax(1) != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
 
 def one(name, kind, seed, folder, folds, device):
-    px = (default | (recipes | large)[name])['px']
+    px = options(name)['px']
     if kind == 'fold':
         ds, _ = load('mnist5k', px)
         part = torch.randperm(len(ds), generator=torch.Generator().manual_seed(0)).chunk(folds)
