@@ -1,10 +1,12 @@
 """Which recipe fine-tunes best? Judged on images that were taken out of the training images, never on the reported ones.
 
     python -m bench.recipes [RECIPE ...] [--folds 4] [--jobs 1]     # cross-validation on the embedded 4,000: every recipe and fold that is missing
-    python -m bench.recipes RECIPE ... --report --idx FOLDER        # trained on all of them (or, a "large" recipe, on MNIST's 60,000), reported on the 10,000 test images
+    python -m bench.recipes LARGE ... --idx FOLDER                  # a "large" recipe, trained on MNIST's first 50,000 training images, judged on the other 10,000
+    python -m bench.recipes RECIPE ... --report --idx FOLDER        # trained on all of them (or, a "large" recipe, on the 60,000), reported on the 10,000 test images
 
-Each row tells the mistakes of four ways to answer: the net, the average of its weights over the last steps, and both with the mean answer over eight
-slightly moved copies of each image and, counted twice, the image itself; a pupil's row, its teachers' mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
+that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
+training, for the clean net half as far. A pupil's row tells its teachers' mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, subprocess, sys, time, warnings
 from functools import cache
 from pathlib import Path
@@ -22,12 +24,13 @@ from finetune_course.data import Pose, dataloaders, idx_folder, load
 from finetune_course.evaluate import environment
 from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner, pick_device
-from finetune_course.prune import Teach, drop_blind
+from finetune_course.prune import Teach, drop_blind, recalibrate_bn_
 from finetune_course.scale import Compile
 
 affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
+gentle = dict(degrees=7, zoom=1.07, warp=.05, shear=.12, shift=.04, stretch=1.07)   # half of `affine`, to answer with
 default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=0, kernel=3, smooth=.1, teachers=(), teaches=False)   # `plain`: how many channels a plain CNN grows by
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
@@ -39,7 +42,8 @@ large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large:
          'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, plain=32)}   # its channels are multiples of 32, which AMX likes
 member = dict(aug=drawn, bs=128, epochs=26, px=28, plain=16, smooth=0., teaches=True)   # nets that differ make different mistakes
 members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, kernel=5), 'large: teacher 7×7': dict(member, aug=affine, kernel=7)}
-large |= members | {'large: pupil of three': dict(member, epochs=30, teaches=False, teachers=tuple(members))}
+large |= members | {f'{k}, 12 epochs': dict(v, epochs=12, teaches=False) for k, v in members.items()}   # for a look at held-out images
+large |= {'large: pupil of three': dict(member, epochs=30, teaches=False, teachers=tuple(members))}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
@@ -98,9 +102,10 @@ def kept(name): return Path(__file__).parent/'teachers'/f'{name.replace("large: 
 
 @torch.no_grad()
 def answers(model, dls, x, n_moved):
-    "Class probabilities for the images `x`: as they are, or the mean over moved copies"
+    "Class probabilities for the images `x`: as they are, or the mean over copies that are moved as the training batches of `dls`"
     set_seed(0)
     model.eval()
+    for dl in dls: dl.before_iter()   # else the pipelines of batches that nobody asked for do not know which of them augments
     def once(pipeline): return torch.cat([model(pipeline((TensorImage(b), ))[0].as_subclass(Tensor)).float().softmax(1) for b in x.split(500)])
     out = once(dls.valid.after_batch)
     return out if not n_moved else 2*out + sum(once(dls.train.after_batch) for _ in range(n_moved))
@@ -118,7 +123,8 @@ def fresh_net(name, n_out, seed):
 
 def train(name, train, valid, seed, device, head):
     p, grey = options(name), (.5,)
-    dls = dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=[Drawn(**p['aug'])], device=device)
+    def batches(aug): return dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=aug, device=device)
+    dls = batches([Drawn(**p['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
@@ -128,9 +134,11 @@ def train(name, train, valid, seed, device, head):
     learn = learner(dls, net, splitter=params if p['plain'] or p['drop'] else layer_groups, cbs=[average, *extra],
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
     fit_(learn, p['epochs'], p['lr'], seed=seed)
-    if p['teaches'] and seed == 0: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name))
+    if p['teaches'] and seed == 0 and len(train) == 60_000: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name))
     seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
-    ways = {f'{k}{", moved" if n else ""}': answers(m, dls, valid.x.to(dls.device), n) for k, m in dict(net=learn.model, average=average.net.module, **teachers).items() for n in (0, 8)}
+    clean, gently = recalibrate_bn_(copy.deepcopy(learn.model), batches([]).train, 20_000//p['bs']), batches([Drawn(**gentle)])
+    nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently), **{k: (m, dls) for k, m in teachers.items()}}
+    ways = {f'{k}{", moved" if n else ""}': answers(*v, valid.x.to(dls.device), n) for k, v in nets.items() for n in (0, 8)}
     return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o.argmax(1) != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
 
 def one(name, kind, seed, folder, folds, device):
@@ -141,8 +149,9 @@ def one(name, kind, seed, folder, folds, device):
         a, b = ds.take(torch.cat([p for i, p in enumerate(part) if i != seed])), ds.take(part[seed])
     else:
         a, b = idx_folder(folder, px)
+        if kind == 'held': a, b = a.take(range(50_000)), a.take(range(50_000, len(a)))
         if name not in large: a, _ = load('mnist5k', px)
-    return dict(kind=kind, **train(name, a, b, seed, device, head=seed if kind == 'report' else 0))
+    return dict(kind=kind, **train(name, a, b, seed, device, head=0 if kind == 'fold' else seed))
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,7 +166,7 @@ def main():
     a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'recipes.jsonl')
     a = a.parse_args()
     warnings.filterwarnings('ignore')
-    kind, device = 'report' if a.report else 'fold', pick_device(a.device)
+    kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])

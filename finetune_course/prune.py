@@ -75,7 +75,7 @@ def recalibrate_bn_(
     n: int = 20,        # batches to average over
 ) -> nn.Module:         # in eval mode
     "Give every BatchNorm fresh running statistics, in place; weights stay as they are."
-    bns = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    bns = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     was = [m.momentum for m in bns]
     for m in bns: m.reset_running_stats(); m.momentum = None   # None: a plain average over all batches
     model.train()
