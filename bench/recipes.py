@@ -6,7 +6,7 @@
 
 Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
 that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
-training, for the clean net half as far. A pupil's row tells its teachers' mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+training, for the clean net half as far. A pupil needs its teachers first, reported with seed 0; its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, subprocess, sys, time, warnings
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
 gentle = dict(degrees=7, zoom=1.07, warp=.05, shear=.12, shift=.04, stretch=1.07)   # half of `affine`, to answer with
-default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=0, kernel=3, smooth=.1, teachers=(), teaches=False)   # `plain`: how many channels a plain CNN grows by
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=0, kernel=3, smooth=.1, teachers=())   # `plain`: how many channels a plain CNN grows by
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
     'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
@@ -40,10 +40,10 @@ recipes = {   # of about five minutes on two cores, but for the first
 }
 large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, epochs=26, px=28, plain=16),
          'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, plain=32)}   # its channels are multiples of 32, which AMX likes
-member = dict(aug=drawn, bs=128, epochs=26, px=28, plain=16, smooth=0., teaches=True)   # nets that differ make different mistakes
+member = dict(aug=drawn, bs=128, epochs=26, px=28, plain=16, smooth=0.)   # nets that differ make different mistakes
 members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, kernel=5), 'large: teacher 7×7': dict(member, aug=affine, kernel=7)}
-large |= members | {f'{k}, 12 epochs': dict(v, epochs=12, teaches=False) for k, v in members.items()}   # for a look at held-out images
-large |= {'large: pupil of three': dict(member, epochs=30, teaches=False, teachers=tuple(members))}
+large |= members | {f'{k}, 12 epochs': dict(v, epochs=12) for k, v in members.items()}   # for a look at held-out images
+large |= {'large: pupil of three': dict(member, epochs=30, teachers=tuple(members))}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
@@ -134,7 +134,7 @@ def train(name, train, valid, seed, device, head):
     learn = learner(dls, net, splitter=params if p['plain'] or p['drop'] else layer_groups, cbs=[average, *extra],
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
     fit_(learn, p['epochs'], p['lr'], seed=seed)
-    if p['teaches'] and seed == 0 and len(train) == 60_000: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name))
+    if name in members and seed == 0 and len(train) == 60_000: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name))
     seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
     clean, gently = recalibrate_bn_(copy.deepcopy(learn.model), batches([]).train, 20_000//p['bs']), batches([Drawn(**gentle)])
     nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently), **{k: (m, dls) for k, m in teachers.items()}}
@@ -164,9 +164,10 @@ def main():
     a.add_argument('--job', type=int, default=0, help=argparse.SUPPRESS)
     a.add_argument('--device', default='auto')
     a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'recipes.jsonl')
-    a = a.parse_args()
+    parser, a = a, a.parse_args()
     warnings.filterwarnings('ignore')
     kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
+    if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): parser.error('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
