@@ -6,9 +6,9 @@
 
 Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
 that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
-training, for the clean net half as far. A pupil needs its teachers first, reported with seed 0; its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds; its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, subprocess, sys, time, warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -27,23 +27,41 @@ from finetune_course.finetune import fit_, learner, pick_device
 from finetune_course.prune import Teach, drop_blind, recalibrate_bn_
 from finetune_course.scale import Compile
 
+def convolution(c_in, c_out, kernel, **kw): return [nn.Conv2d(c_in, c_out, kernel, bias=False, **kw), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+
+def deep_cnn(n_out, growth=16, kernel=3):
+    "Convolutions without padding or strides from 28 pixels to 8 or fewer, after the three nets of An et al., arXiv 2008.10400; those grow from 32 to 176 channels"
+    layers, c, px = [], 1, 28
+    while px > 8:
+        layers += convolution(c, c := 32 + growth*((28-px)//4), kernel)
+        px -= kernel - 1
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*px**2, n_out, bias=False), nn.BatchNorm1d(n_out))
+
+def strided_cnn(n_out, width=32):
+    "Twice two 3×3 convolutions and a 5×5 with stride 2, from 28 pixels to 3, after kaggle.com/cdeotte/how-to-choose-cnn-architecture-mnist; that one pads, drops out and has a hidden layer"
+    return nn.Sequential(*convolution(1, width, 3), *convolution(width, width, 3), *convolution(width, width, 5, stride=2),
+                         *convolution(width, 2*width, 3), *convolution(2*width, 2*width, 3), *convolution(2*width, 2*width, 5, stride=2, padding=2),
+                         nn.Flatten(), nn.Linear(2*width*9, n_out, bias=False), nn.BatchNorm1d(n_out))
+
 affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
 gentle = dict(degrees=7, zoom=1.07, warp=.05, shear=.12, shift=.04, stretch=1.07)   # half of `affine`, to answer with
-default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, plain=0, kernel=3, smooth=.1, teachers=())   # `plain`: how many channels a plain CNN grows by
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=())   # without a net: the pretrained one
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
     'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
     'bent, 64 px': dict(aug=bent, px=64, epochs=14), 'drawn, 64 px': dict(aug=drawn, px=64, epochs=14),
     'drawn, no blind end': dict(aug=drawn, epochs=36, drop=True), 'drawn, no blind end, 64 px': dict(aug=drawn, epochs=20, px=64, drop=True),
 }
-large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, epochs=26, px=28, plain=16),
-         'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, plain=32)}   # its channels are multiples of 32, which AMX likes
-member = dict(aug=drawn, bs=128, epochs=26, px=28, plain=16, smooth=0.)   # nets that differ make different mistakes
-members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, kernel=5), 'large: teacher 7×7': dict(member, aug=affine, kernel=7)}
+large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, px=28, net=deep_cnn),
+         'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, net=partial(deep_cnn, growth=32))}   # its channels are multiples of 32, which AMX likes
+member = dict(aug=drawn, bs=128, px=28, net=deep_cnn, smooth=0.)   # nets that differ make different mistakes
+members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, net=partial(deep_cnn, kernel=5)), 'large: teacher 7×7': dict(member, aug=affine, net=partial(deep_cnn, kernel=7))}
 large |= members | {f'{k}, 12 epochs': dict(v, epochs=12) for k, v in members.items()}   # for a look at held-out images
-large |= {'large: pupil of three': dict(member, epochs=30, teachers=tuple(members))}
+large['large: strided CNN'] = strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
+large |= {'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
+          'large: strided CNN, pupil': dict(strided, teachers=tuple(('large: strided CNN', seed) for seed in range(3)))}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
@@ -77,20 +95,12 @@ class BFloat16(Callback):
     def before_batch(self): self.cast = torch.autocast('cpu', torch.bfloat16); self.cast.__enter__()
     def after_pred(self): self.cast.__exit__(None, None, None); self.learn.pred = self.pred.float()
 
-def deep_cnn(n_out, growth, kernel):
-    "Convolutions without padding or strides from 28 pixels to 8 or fewer, after the three nets of An et al., arXiv 2008.10400; those grow from 32 to 176 channels"
-    layers, c, px = [], 1, 28
-    while px > 8:
-        layers += [nn.Conv2d(c, c := 32 + growth*((28-px)//4), kernel, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True)]
-        px -= kernel - 1
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c*px**2, n_out, bias=False), nn.BatchNorm1d(n_out))
-
 class Committee(nn.Module):
     "The mean answer (logits) of trained nets, which are kept in bench/teachers"
-    def __init__(self, names, n_out, device):
+    def __init__(self, members, n_out, device):
         super().__init__()
-        self.nets = nn.ModuleList(fresh_net(name, n_out, 0)[0].eval() for name in names)
-        for name, net in zip(names, self.nets): net.load_state_dict(load_file(kept(name)))
+        self.nets = nn.ModuleList(copy.deepcopy(fresh_net(name, n_out, 0)[0]).eval() for name, _ in members)
+        for member, net in zip(members, self.nets): net.load_state_dict(load_file(kept(*member)))
         self.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.fast = torch.compile(lambda x: sum(net(x) for net in self.nets)/len(self.nets), options={} if torch.cuda.is_available() else dict(freezing=True))
 
@@ -98,7 +108,7 @@ class Committee(nn.Module):
     def forward(self, x):
         with torch.autocast(x.device.type, torch.bfloat16): return self.fast(x).float()
 
-def kept(name): return Path(__file__).parent/'teachers'/f'{name.replace("large: ", "large-")}.safetensors'
+def kept(name, seed): return Path(__file__).parent/'teachers'/f'{name.replace("large: ", "large-")}-{seed}.safetensors'
 
 @torch.no_grad()
 def answers(model, dls, x, n_moved):
@@ -117,24 +127,26 @@ def fresh_net(name, n_out, seed):
     "The net of a recipe before it is trained, its weights, and a callback that compiles it once"
     set_seed(seed)
     p = options(name)
-    net = deep_cnn(n_out, p['plain'], p['kernel']) if p['plain'] else replace_head_(backbone(), n_out)
+    net = p['net'](n_out) if p['net'] else replace_head_(backbone(), n_out)
     if p['drop']: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], p['px']), .9)[0]
     return net, copy.deepcopy(net.state_dict()), Compile() if torch.cuda.is_available() else Compile(mode='default')
 
 def train(name, train, valid, seed, device, head):
     p, grey = options(name), (.5,)
-    def batches(aug): return dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['plain'] else 3)]*2, aug=aug, device=device)
+    def batches(aug): return dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['net'] else 3)]*2, aug=aug, device=device)
     dls = batches([Drawn(**p['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
-    extra = [compiled]*(cuda or p['plain'] > 0) + [BFloat16()]*(p['plain'] > 0 and 'amx' in environment()['cpu'])
+    extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and 'amx' in environment()['cpu'])
     teachers = {'teachers': Committee(p['teachers'], dls.c, dls.device)} if p['teachers'] else {}
     extra += map(Teach, teachers.values())
-    learn = learner(dls, net, splitter=params if p['plain'] or p['drop'] else layer_groups, cbs=[average, *extra],
+    learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra],
                     loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
     fit_(learn, p['epochs'], p['lr'], seed=seed)
-    if name in members and seed == 0 and len(train) == 60_000: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name))
+    if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
+        kept(name, seed).parent.mkdir(exist_ok=True)
+        save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
     seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
     clean, gently = recalibrate_bn_(copy.deepcopy(learn.model), batches([]).train, 20_000//p['bs']), batches([Drawn(**gentle)])
     nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently), **{k: (m, dls) for k, m in teachers.items()}}
