@@ -180,6 +180,7 @@ def main():
     warnings.filterwarnings('ignore')
     kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
     if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): parser.error('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
+    if kind == 'held' and any(options(r)['teachers'] for r in a.recipe): parser.error('the teachers of a pupil have learned from the images that --idx holds out; add --report.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
@@ -187,6 +188,8 @@ def main():
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
         if (kind, name, seed, a.folds) in done: continue
+        lacking = [f'"{n}" with seed {i}' for n, i in options(name)['teachers'] if not kept(n, i).is_file()]
+        if lacking: parser.error(f'the pupil "{name}" needs its teachers, which nobody trained here yet: run --report of {", ".join(lacking)} first.')
         row = one(name, kind, seed, a.idx, a.folds, device) | dict(folds=a.folds, device=torch.cuda.get_device_name() if device.type == 'cuda' else environment()['cpu'])
         with open(a.out, 'a') as f: f.write(json.dumps(row) + '\n')
         print(row['kind'], row['recipe'], row['seed'], f'{row["seconds"]} s, mistakes of {row["n"]}:', {k: len(v) for k, v in row['wrong'].items()}, flush=True)
