@@ -61,7 +61,7 @@ members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, au
 large |= members | {f'{k}, 12 epochs': dict(v, epochs=12) for k, v in members.items()}   # for a look at held-out images
 large['large: strided CNN'] = strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
 large |= {'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
-          'large: strided CNN, pupil': dict(strided, teachers=tuple(('large: strided CNN', seed) for seed in range(3)))}
+          'large: strided CNN, pupil of five': dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
