@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.ops import Conv2dNormActivation
 from fastai.callback.core import Callback
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.torch_core import TensorImage, params, set_seed
@@ -27,7 +28,7 @@ from finetune_course.finetune import fit_, learner, pick_device
 from finetune_course.prune import Teach, drop_blind, recalibrate_bn_
 from finetune_course.scale import Compile
 
-def convolution(c_in, c_out, kernel, **kw): return [nn.Conv2d(c_in, c_out, kernel, bias=False, **kw), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+convolution = partial(Conv2dNormActivation, padding=0)   # with BatchNorm and ReLU
 
 def deep_cnn(n_out, growth=16, kernel=3):
     "Convolutions without padding or strides from 28 pixels to 8 or fewer, after the three nets of An et al., arXiv 2008.10400; those grow from 32 to 176 channels"
@@ -58,9 +59,8 @@ large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large:
          'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, net=partial(deep_cnn, growth=32))}   # its channels are multiples of 32, which AMX likes
 member = dict(aug=drawn, bs=128, px=28, net=deep_cnn, smooth=0.)   # nets that differ make different mistakes
 members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, net=partial(deep_cnn, kernel=5)), 'large: teacher 7×7': dict(member, aug=affine, net=partial(deep_cnn, kernel=7))}
-large |= members | {f'{k}, 12 epochs': dict(v, epochs=12) for k, v in members.items()}   # for a look at held-out images
-large['large: strided CNN'] = strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
-large |= {'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
+strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
+large |= members | {'large: strided CNN': strided, 'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
           'large: strided CNN, pupil of five': dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))}
 
 class Drawn(Pose):
@@ -180,7 +180,7 @@ def main():
     warnings.filterwarnings('ignore')
     kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
     if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): parser.error('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
-    if kind == 'held' and any(options(r)['teachers'] for r in a.recipe): parser.error('the teachers of a pupil have learned from the images that --idx holds out; add --report.')
+    if kind != 'report' and any(options(r)['teachers'] for r in a.recipe): parser.error('the teachers of a pupil may have learned from the images that are held out; add --report.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
