@@ -60,8 +60,10 @@ large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large:
 member = dict(aug=drawn, bs=128, px=28, net=deep_cnn, smooth=0.)   # nets that differ make different mistakes
 members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, net=partial(deep_cnn, kernel=5)), 'large: teacher 7×7': dict(member, aug=affine, net=partial(deep_cnn, kernel=7))}
 strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
-large |= members | {'large: strided CNN': strided, 'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
-          'large: strided CNN, pupil of five': dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))}
+large |= members | {
+    'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)), 'large: strided CNN': strided,
+    'large: strided CNN, pupil of five': dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0))),
+}
 
 class Drawn(Pose):
     "`Pose`, and what else differs between two hands: slant, place, width, wobble, thickness of the pen."
