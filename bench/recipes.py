@@ -48,7 +48,7 @@ affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
 gentle = dict(degrees=7, zoom=1.07, warp=.05, shear=.12, shift=.04, stretch=1.07)   # half of `affine`, to answer with
-default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=())   # without a net: the pretrained one
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=(), finish=0)   # without a net: the pretrained one
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
     'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
@@ -62,7 +62,8 @@ members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, au
 strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
 large |= members | {
     'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)), 'large: strided CNN': strided,
-    'large: strided CNN, pupil of five': dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0))),
+    'large: strided CNN, pupil of five': (pupil := dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))),
+    'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),
 }
 
 class Drawn(Pose):
@@ -98,17 +99,20 @@ class BFloat16(Callback):
     def after_pred(self): self.cast.__exit__(None, None, None); self.learn.pred = self.pred.float()
 
 class Committee(nn.Module):
-    "The mean answer (logits) of trained nets, which are kept in bench/teachers"
-    def __init__(self, members, n_out, device):
+    "The mean answer (logits) of trained nets, which are kept in bench/teachers; with `clean` batches, of nets with BatchNorm's statistics from those"
+    def __init__(self, members, n_out, device, clean=None):
         super().__init__()
         self.nets = nn.ModuleList(copy.deepcopy(fresh_net(name, n_out, 0)[0]).eval() for name, _ in members)
         for member, net in zip(members, self.nets): net.load_state_dict(load_file(kept(*member)))
         self.to(device, memory_format=torch.channels_last).requires_grad_(False)
+        for net in self.nets if clean else (): recalibrate_clean_(net, clean)
         self.fast = torch.compile(lambda x: sum(net(x) for net in self.nets)/len(self.nets), options={} if torch.cuda.is_available() else dict(freezing=True))
 
     @torch.no_grad()
     def forward(self, x):
         with torch.autocast(x.device.type, torch.bfloat16): return self.fast(x).float()
+
+def recalibrate_clean_(net, dl): return recalibrate_bn_(net, dl, 20_000//dl.bs)
 
 def kept(name, seed): return Path(__file__).parent/'teachers'/f'{name.replace("large: ", "large-")}-{seed}.safetensors'
 
@@ -142,15 +146,19 @@ def train(name, train, valid, seed, device, head):
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
     extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and 'amx' in environment()['cpu'])
     teachers = {'teachers': Committee(p['teachers'], dls.c, dls.device)} if p['teachers'] else {}
-    extra += map(Teach, teachers.values())
-    learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra],
-                    loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
-    fit_(learn, p['epochs'], p['lr'], seed=seed)
+    def fit(dls, teachers, *args):
+        learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra, *map(Teach, teachers)],
+                        loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
+        fit_(learn, *args, seed=seed)
+        return learn
+    learn = fit(dls, teachers.values(), p['epochs'], p['lr'])
+    plain, gently = batches([]).train, batches([Drawn(**gentle)])
+    if p['finish']: learn = fit(gently, [Committee(p['teachers'], dls.c, dls.device, plain)], p['finish'], 2e-3)   # moved as little as what it will read, towards teachers with clean statistics
     if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
     seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
-    clean, gently = recalibrate_bn_(copy.deepcopy(learn.model), batches([]).train, 20_000//p['bs']), batches([Drawn(**gentle)])
+    clean = recalibrate_clean_(copy.deepcopy(learn.model), plain)
     nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently), **{k: (m, dls) for k, m in teachers.items()}}
     ways = {f'{k}{", moved" if n else ""}': answers(*v, valid.x.to(dls.device), n) for k, v in nets.items() for n in (0, 8)}
     return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o.argmax(1) != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
