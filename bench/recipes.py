@@ -60,10 +60,11 @@ large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large:
 member = dict(aug=drawn, bs=128, px=28, net=deep_cnn, smooth=0.)   # nets that differ make different mistakes
 members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, net=partial(deep_cnn, kernel=5)), 'large: teacher 7×7': dict(member, aug=affine, net=partial(deep_cnn, kernel=7))}
 strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
+pupil = dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))
 large |= members | {
-    'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)), 'large: strided CNN': strided,
-    'large: strided CNN, pupil of five': (pupil := dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))),
-    'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),
+    'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
+    'large: strided CNN': strided, 'large: strided CNN, pupil of five': pupil,
+    'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more: images moved as little as those to read, teachers with clean statistics
 }
 
 class Drawn(Pose):
@@ -153,7 +154,7 @@ def train(name, train, valid, seed, device, head):
         return learn
     learn = fit(dls, teachers.values(), p['epochs'], p['lr'])
     plain, gently = batches([]).train, batches([Drawn(**gentle)])
-    if p['finish']: learn = fit(gently, [Committee(p['teachers'], dls.c, dls.device, plain)], p['finish'], 2e-3)   # moved as little as what it will read, towards teachers with clean statistics
+    if p['finish']: learn = fit(gently, [Committee(p['teachers'], dls.c, dls.device, plain)], p['finish'], 2e-3)
     if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
