@@ -12,7 +12,7 @@ __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 
            'epoch_time', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
-import copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
+import atexit, copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ import numpy as np, pandas as pd, torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from fastcore.basics import GetAttr, chunked
+from fastcore.basics import GetAttr, chunked, patch
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.data.core import DataLoaders, TfmdDL
@@ -431,15 +431,6 @@ class Checkpoint(Callback):
         if self.resume: self.state = read_state(self.path, self.dls.device)
         if self.state: self.resumed = self.steps + self.state['train_iter']
         if self.state and self.state['over']: raise CancelFitException
-    def before_epoch(self):
-        if self.state and self.epoch < self.state['epoch']: raise CancelEpochException
-    def before_train(self):
-        if self.state: self.dls.train.rng.setstate(self.state['shuffle'])
-        self.shuffle, self.done = self.dls.train.rng.getstate(), 0
-        if not self.state: return
-        set_learner_state(self.learn, self.state)
-        self.done, self.state = self.state['done'], None
-        self.learn.dl = _Rest(self.learn.dl, self.done)
     def after_step(self): self.stepped = True   # between two steps there may be gradients that are not in a checkpoint
     def after_batch(self):
         if not self.training: return
@@ -452,14 +443,32 @@ class Checkpoint(Callback):
         self.steps += self.learn.train_iter
         self.finished, self.state = self.finished + 1, None
 
-    def forget(self):
-        "Delete what this training and later ones have written"
-        for f in self.folder.glob('fit*'):
-            if f.suffix in ('.pt', '.previous') and int(f.stem[3:]) >= self.finished: f.unlink()
-    def write(self, over=False):
-        place = dict(over=over, epoch=self.epoch, done=self.done, shuffle=self.shuffle)
-        if rank_distrib() == 0: save_state(place | learner_state(self.learn, with_opt=not over), self.path)
-        self.last = time.monotonic()
+# %% ../nbs/08_scale.ipynb #634823c3
+@patch
+def write(self: Checkpoint, over=False):
+    place = dict(over=over, epoch=self.epoch, done=self.done, shuffle=self.shuffle)
+    if rank_distrib() == 0: save_state(place | learner_state(self.learn, with_opt=not over), self.path)
+    self.last = time.monotonic()
+
+@patch
+def forget(self: Checkpoint):
+    "Delete what this training and later ones have written"
+    for f in self.folder.glob('fit*'):
+        if f.suffix in ('.pt', '.previous') and int(f.stem[3:]) >= self.finished: f.unlink()
+
+# %% ../nbs/08_scale.ipynb #93e9c346
+@patch
+def before_epoch(self: Checkpoint):
+    if self.state and self.epoch < self.state['epoch']: raise CancelEpochException
+
+@patch
+def before_train(self: Checkpoint):
+    if self.state: self.dls.train.rng.setstate(self.state['shuffle'])
+    self.shuffle, self.done = self.dls.train.rng.getstate(), 0
+    if not self.state: return
+    set_learner_state(self.learn, self.state)
+    self.done, self.state = self.state['done'], None
+    self.learn.dl = _Rest(self.learn.dl, self.done)
 
 # %% ../nbs/08_scale.ipynb #0cd49ccf
 def once(path: Path, f):
@@ -477,7 +486,7 @@ def start_ranks(device: torch.device):
     if num_distrib() < 2: return
     from accelerate import PartialState
     if device.type == 'cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
-    PartialState(cpu=device.type == 'cpu')
+    atexit.register(PartialState(cpu=device.type == 'cpu').destroy_process_group)   # else its threads may still run when Python ends, and abort it
 
 def agree(value):
     "Rank 0's `value`, on every rank: for what is measured, and so may differ"

@@ -39,9 +39,11 @@ def test_a_class_that_only_the_test_part_has_is_refused(tmp_path):
     with pytest.raises(InputError, match='no train/'): write_shards(tmp_path/'in', tmp_path/'out')
     assert not (tmp_path/'out').exists()
 
+torchrun = sys.executable, '-m', 'torch.distributed.run', '--standalone'   # on a port that is free
+
 def start(*argv, env=(), ranks=0):
     cmd = [Path(sys.executable).with_name('finetune-course')]
-    if ranks: cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(ranks), '--master-port', '29571', '--no-python', *cmd]
+    if ranks: cmd = [*torchrun, '--nproc-per-node', str(ranks), '--no-python', *cmd]
     return subprocess.Popen([*cmd, *map(str, argv)], env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root)) | dict(env),
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -275,9 +277,18 @@ def test_two_ranks_are_one_process_that_accumulates(tmp_path):
     (tmp_path/'w.py').write_text(worker)
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root), PYTHONWARNINGS='ignore')
     subprocess.run([sys.executable, tmp_path/'w.py', tmp_path/'one.pt'], env=env, check=True)
-    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29572', str(tmp_path/'w.py'), str(tmp_path/'two.pt')], env=env, check=True)
+    subprocess.run([*torchrun, '--nproc-per-node', '2', tmp_path/'w.py', tmp_path/'two.pt'], env=env, check=True)
     one, two = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('one', 'two'))
     for k in one: torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=1e-5)
+
+def test_a_rank_ends_in_peace_while_its_threads_are_busy(tmp_path):
+    (tmp_path/'w.py').write_text('''
+import time, torch
+from finetune_course.scale import start_ranks
+start_ranks(torch.device('cpu'))
+torch.distributed.all_reduce(torch.ones(9), async_op=True).get_future().then(lambda f: time.sleep(.5))
+''')
+    subprocess.run([*torchrun, '--nproc-per-node', '2', tmp_path/'w.py'], env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(root)), check=True)
 
 def test_two_ranks_make_one_run(shards, tmp_path):
     p = start('run', '--data', shards, *tiny, '--baseline', '--out', tmp_path/'r', ranks=2)
