@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np, torch
 from torch import Tensor, nn
+from fastcore.basics import patch
 from .data import InputError
 from .backbone import build, check_sha256, read_weights, replace_head_, sha256
 
@@ -222,7 +223,11 @@ class Reader:
             raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} {tuple(x.shape)}; `read_image(file, {self.px})[None]` makes one.')
         return np.concatenate([self.session.run(None, {'images': as_channels(b, self.channels).numpy()})[0] for b in x.cpu().split(bs)])
 
-    def predict(self, x: Tensor | np.ndarray) -> list[tuple[str, float]]:  # label and probability, one an image
-        "The label read in each image, and how sure the net is"
-        p = torch.tensor(self.logits(x)).softmax(1).max(1)
-        return [(self.labels[i], float(v)) for v, i in zip(p.values, p.indices)]
+# %% ../nbs/04_export.ipynb #cfa8cf98
+@patch
+def predict(self: Reader,
+    x: Tensor | np.ndarray,        # as for `logits`
+) -> list[tuple[str, float]]:      # label and probability, one an image
+    "The label read in each image, and how sure the net is"
+    p = torch.tensor(self.logits(x)).softmax(1).max(1)
+    return [(self.labels[i], float(v)) for v, i in zip(p.values, p.indices)]
