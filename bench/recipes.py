@@ -25,7 +25,7 @@ from finetune_course.data import Pose, dataloaders, idx_folder, load
 from finetune_course.evaluate import environment
 from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner, pick_device
-from finetune_course.prune import Teach, drop_blind, recalibrate_bn_
+from finetune_course.prune import Teach, Tutor, drop_blind, recalibrate_bn_
 from finetune_course.scale import Compile
 
 convolution = partial(Conv2dNormActivation, padding=0)   # with BatchNorm and ReLU
@@ -64,6 +64,8 @@ pupil = dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range
 large |= members | {
     'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
     'large: strided CNN': strided, 'large: strided CNN, pupil of five': pupil,
+    'large: pretrained teacher': dict(large['large: pretrained'], smooth=0.),
+    'large: strided CNN, pupil of two kinds': dict(strided, teachers=tuple((f'large: {name}', seed) for name in ('strided CNN', 'pretrained teacher') for seed in range(3))),
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
 
@@ -100,11 +102,14 @@ class BFloat16(Callback):
     def after_pred(self): self.cast.__exit__(None, None, None); self.learn.pred = self.pred.float()
 
 class Committee(nn.Module):
-    "The mean answer (logits) of trained nets, which are kept in bench/teachers; with `clean` batches, of nets with BatchNorm's statistics from those"
-    def __init__(self, members, n_out, device, clean=None):
+    "The mean answer (logits) of trained nets, which are kept in bench/teachers, to the pupil's batches; with `clean` ones, of nets with BatchNorm's statistics from those"
+    def __init__(self, pupil, n_out, device, clean=None):
         super().__init__()
-        self.nets = nn.ModuleList(copy.deepcopy(fresh_net(name, n_out, 0)[0]).eval() for name, _ in members)
-        for member, net in zip(members, self.nets): net.load_state_dict(load_file(kept(*member)))
+        def trained(name, seed):
+            net = copy.deepcopy(fresh_net(name, n_out, 0)[0])
+            net.load_state_dict(load_file(kept(name, seed)))
+            return Tutor(net, seen(name, n_out), seen(pupil, n_out)).eval()
+        self.nets = nn.ModuleList(trained(*member) for member in options(pupil)['teachers'])
         self.to(device, memory_format=torch.channels_last).requires_grad_(False)
         for net in self.nets if clean else (): recalibrate_clean_(net, clean)
         self.fast = torch.compile(lambda x: sum(net(x) for net in self.nets)/len(self.nets), options={} if torch.cuda.is_available() else dict(freezing=True))
@@ -129,24 +134,30 @@ def answers(model, dls, x, n_moved):
 
 def options(name): return default | (recipes | large)[name]
 
+def seen(name, n_out):
+    "What the net of a recipe reads"
+    p = options(name)
+    grey = (.5,)*(1 if p['net'] else 3)
+    return Spec('plain_cnn' if p['net'] else 'tf_efficientnet_lite0', [str(i) for i in range(n_out)], p['px'], grey, grey)
+
 @cache
 def fresh_net(name, n_out, seed):
     "The net of a recipe before it is trained, its weights, and a callback that compiles it once"
     set_seed(seed)
     p = options(name)
     net = p['net'](n_out) if p['net'] else replace_head_(backbone(), n_out)
-    if p['drop']: net = drop_blind(net, Spec('tf_efficientnet_lite0', [str(i) for i in range(n_out)], p['px']), .9)[0]
+    if p['drop']: net = drop_blind(net, seen(name, n_out), .9)[0]
     return net, copy.deepcopy(net.state_dict()), Compile() if torch.cuda.is_available() else Compile(mode='default')
 
 def train(name, train, valid, seed, device, head):
-    p, grey = options(name), (.5,)
-    def batches(aug): return dataloaders(train, train.take(range(64)), p['bs'], *[grey*(1 if p['net'] else 3)]*2, aug=aug, device=device)
+    p, spec = options(name), seen(name, len(train.vocab))
+    def batches(aug): return dataloaders(train, train.take(range(64)), p['bs'], spec.mean, spec.std, aug=aug, device=device)
     dls = batches([Drawn(**p['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
     extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and 'amx' in environment()['cpu'])
-    teachers = {'teachers': Committee(p['teachers'], dls.c, dls.device)} if p['teachers'] else {}
+    teachers = {'teachers': Committee(name, dls.c, dls.device)} if p['teachers'] else {}
     def fit(dls, teachers, *args):
         learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra, *map(Teach, teachers)],
                         loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
@@ -154,7 +165,7 @@ def train(name, train, valid, seed, device, head):
         return learn
     learn = fit(dls, teachers.values(), p['epochs'], p['lr'])
     plain, gently = batches([]).train, batches([Drawn(**gentle)])
-    if p['finish']: learn = fit(gently, [Committee(p['teachers'], dls.c, dls.device, plain)], p['finish'], 2e-3)
+    if p['finish']: learn = fit(gently, [Committee(name, dls.c, dls.device, plain)], p['finish'], 2e-3)
     if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
