@@ -63,19 +63,27 @@ class Config:
 # %% ../nbs/09_pipeline.ipynb #cc45cc9e
 @patch(as_prop=True)
 def targets(self: Config) -> list[str]:
+    "The targets that were given, as options of the command"
     return [f'--{n.replace("_", "-")}' for n in ('target_bytes', 'target_latency', 'max_drop') if getattr(self, n) is not None]
 
 @patch(as_prop=True)
-def stages(self: Config) -> list[str]: return [s for s in stage_files if self.baseline or 'baseline' not in s]   # in the order of the ledger
+def stages(self: Config) -> list[str]:
+    "The stages of this run, in the order of the ledger"
+    return [s for s in stage_files if self.baseline or 'baseline' not in s]
 
 @patch(as_prop=True)
-def small_px(self: Config) -> int: return max(8, 4*round(self.size*7/48)) if self.small_size is None else self.small_size
+def small_px(self: Config) -> int:
+    "Side of the images that the pruned net reads, in pixels"
+    return max(8, 4*round(self.size*7/48)) if self.small_size is None else self.small_size
 
 @patch(as_prop=True)
-def margin(self: Config) -> float: return self.max_drop or .02   # of accuracy, on validation images
+def margin(self: Config) -> float:
+    "How much accuracy may be lost on validation images"
+    return self.max_drop or .02
 
 @patch(as_prop=True)
-def recovery(self: Config) -> int:   # epochs
+def recovery(self: Config) -> int:
+    "Epochs of recovery after pruning"
     return self.epochs*(self.patience if self.patience is not None else 12 if self.targets else 5)
 
 # %% ../nbs/09_pipeline.ipynb #844e3683

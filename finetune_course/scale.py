@@ -446,6 +446,7 @@ class Checkpoint(Callback):
 # %% ../nbs/08_scale.ipynb #634823c3
 @patch
 def write(self: Checkpoint, over=False):
+    "Write the state to `path`, from rank 0 alone; `over`: the training has ended"
     place = dict(over=over, epoch=self.epoch, done=self.done, shuffle=self.shuffle)
     if rank_distrib() == 0: save_state(place | learner_state(self.learn, with_opt=not over), self.path)
     self.last = time.monotonic()
