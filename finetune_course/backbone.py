@@ -6,8 +6,8 @@ Docs: https://finetune-course.github.io/finetune_course/backbone.html.md"""
 
 # %% auto #0
 __all__ = ['wheels', 'torchvision_archs', 'Wheel', 'plain_cnn', 'build', 'pixel_stats', 'sha256', 'check_sha256', 'read_weights',
-           'Source', 'find_weights', 'load_weights_', 'backbone', 'predict_tensor', 'head_name', 'headless',
-           'body_units', 'layer_groups', 'n_in', 'n_features', 'replace_head_']
+           'Source', 'find_weights', 'load_weights_', 'backbone', 'eval_mode', 'predict_tensor', 'head_name',
+           'headless', 'body_units', 'layer_groups', 'n_in', 'n_features', 'replace_head_']
 
 # %% ../nbs/02_backbone.ipynb #8ba3a6bb
 import contextlib, hashlib, re, sys, urllib.request
@@ -78,11 +78,12 @@ def check_sha256(path: str | Path, expected: str):
 # %% ../nbs/02_backbone.ipynb #0addd2e6
 def read_weights(
     path: str | Path,  # .safetensors, or a .pth/.pt that holds nothing but tensors
+    named: bool = True,  # a hash in the file's name, `…-1a2b3c4d.pth`, has to be the file's
 ) -> dict[str, Tensor]:
-    "A state dict from a file; never unpickles code. A hash in the file's name, `…-1a2b3c4d.pth`, is checked. Raises `InputError` for any other file."
+    "A state dict from a file; never unpickles code. Raises `InputError` for any other file."
     path = Path(path)
     if not path.is_file(): raise InputError(f'weights file {path} does not exist; give an existing .safetensors or .pth file.')
-    if m := re.search(r'-([0-9a-f]{8,64})\.', path.name): check_sha256(path, m[1])
+    if named and (m := re.search(r'-([0-9a-f]{8,64})\.', path.name)): check_sha256(path, m[1])
     from safetensors.torch import load_file
     try: sd = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except Exception:  # a damaged or hostile file makes the unpickler raise nearly anything
@@ -163,15 +164,22 @@ def backbone(
     return model
 
 # %% ../nbs/02_backbone.ipynb #9ab9c849
+@contextmanager
+def eval_mode(model: nn.Module):
+    "Within the block `model` is in eval mode; then every layer has the mode back that it had."
+    was = {m: m.training for m in model.modules()}
+    try: yield model.eval()
+    finally:
+        for m, training in was.items(): m.training = training
+
 @torch.no_grad()
 def predict_tensor(
     model: nn.Module,
     dl,                     # yields (xb, yb)
 ) -> tuple[Tensor, Tensor]: # outputs N×…, labels N, on the CPU
-    "What `model` returns for every batch of `dl`, in eval mode; the mode is put back."
-    was, model = model.training, model.eval()
-    outs = [(model(xb.as_subclass(Tensor)).float().cpu(), yb.as_subclass(Tensor).cpu()) for xb, yb in dl]
-    model.train(was)
+    "What `model` returns for every batch of `dl`, in eval mode. Raises `InputError` where there is no batch."
+    with eval_mode(model): outs = [(model(xb.as_subclass(Tensor)).float().cpu(), yb.as_subclass(Tensor).cpu()) for xb, yb in dl]
+    if not outs: raise InputError('no images to predict; give at least one batch.')
     return tuple(torch.cat(o) for o in zip(*outs))
 
 # %% ../nbs/02_backbone.ipynb #3bd0b2bf
@@ -220,10 +228,7 @@ def n_in(model: nn.Module) -> int:
 @torch.no_grad()
 def n_features(model: nn.Module) -> int:
     "How many features the head of `model` reads, found by sending an empty image of 224 pixels through the body"
-    was, dev = model.training, next(model.parameters()).device
-    with headless(model.eval()): out = model(torch.zeros(1, n_in(model), 224, 224, device=dev))
-    model.train(was)
-    return out.shape[-1]
+    with eval_mode(model), headless(model): return model(torch.zeros(1, n_in(model), 224, 224, device=next(model.parameters()).device)).shape[-1]
 
 def replace_head_(
     model: nn.Module,

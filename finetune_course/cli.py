@@ -15,6 +15,9 @@ from pathlib import Path
 def _tell_skipped(rep):
     if n := len(bad := rep['data']['skipped']): print(f'{n} file{"s"*(n > 1)} left out:', *bad, sep='\n  ', file=sys.stderr)
 
+def _warn(rep):
+    for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
+
 def _run(a):
     from dataclasses import fields
     from finetune_course.pipeline import Config, duel_line, ledger_of, run, shipped_row
@@ -27,7 +30,7 @@ def _run(a):
     print(ledger_of(rep))
     if rep['baseline']: print(duel_line(rep))
     print(f'shipped: {rep["shipped"]}, {path/shipped_row(rep)["file"]}')
-    for w in rep['warnings']: print(f'finetune-course: warning: {w}', file=sys.stderr)
+    _warn(rep)
 
 def _evaluate(a):
     import json
@@ -35,6 +38,7 @@ def _evaluate(a):
     rep = evaluate_run(a.run_dir, a.data, a.strict)
     _tell_skipped(rep)
     print(json.dumps(rep, indent=1, ensure_ascii=False) if a.json else ledger_of(rep))
+    _warn(rep)
 
 # %% ../nbs/10_cli.ipynb #fe5778fb
 def _predict(a):

@@ -47,8 +47,8 @@ class Images:
     def decode(self, o, full=True): return o[0], TitledStr(self.vocab[o[1]])
 
     def take(self, idxs):
-        "The images at `idxs`, as `Images`"
-        idxs = torch.as_tensor(idxs)
+        "The images at `idxs`, a list or tensor of places or of one truth value an image, as `Images`"
+        idxs = torch.arange(len(self))[torch.as_tensor(idxs).cpu() if len(idxs) else slice(0)]
         return replace(self, x=self.x[idxs], y=self.y[idxs], names=[self.names[i] for i in idxs] if self.names else [])
 
     def to(self, device): return replace(self, x=self.x.to(device), y=self.y.to(device))
@@ -114,7 +114,7 @@ def read_idx(
 # %% ../nbs/01_data.ipynb #ee4ccbb2
 _idx = {'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'), 'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')}
 
-def _idx_file(path, stem): return next((p for p in (path/stem, path/f'{stem}.gz', path/stem.replace('-idx', '.idx')) if p.is_file()), None)
+def _idx_file(path, stem): return next((p for s in (stem, stem.replace('-idx', '.idx')) for p in (path/s, path/f'{s}.gz') if p.is_file()), None)
 
 def idx_folder(
     path: str | Path,  # folder with MNIST's four files
@@ -187,7 +187,8 @@ def image_files(path: str | Path) -> list[tuple[Path, str]]:  # file, class
     "The image files in a folder of class folders, sorted; raises `InputError` where there are none."
     path = Path(path)
     found = sorted(d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.'))
-    files = [(f, c) for c in found for f in sorted((path/c).rglob('*')) if f.suffix.lower() in _suffixes and f.is_file()]
+    files = [(f, c) for c in found for f in sorted((path/c).rglob('*'))
+             if f.suffix.lower() in _suffixes and f.is_file() and not any(p.startswith('.') for p in f.relative_to(path).parts)]   # a notebook's checkpoints, a Mac's shadows
     if not files: raise InputError(f'{path} holds no images; it needs one folder a class with image files inside.')
     return files
 

@@ -12,8 +12,7 @@ __all__ = ['wilson', 'mcnemar', 'p_text', 'paired_difference', 'confusion', 'cli
 import gzip, math, os, platform, time
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -27,6 +26,7 @@ def wilson(
     z: float = 1.96,
 ) -> tuple[float, float]:  # lower and upper bound of the true share
     "Wilson's 95 % interval of a proportion (1927); unlike ±1.96 standard errors it stays inside 0…1."
+    if not n: return 0., 1.   # nothing is known
     p, d = k/n, 1 + z*z/n
     mid, half = (p + z*z/(2*n))/d, z/d*math.sqrt(p*(1-p)/n + z*z/(4*n*n))
     return max(0., mid-half), min(1., mid+half)
@@ -179,22 +179,26 @@ class Row:
     faster_b64: float = 1.
 
 # %% ../nbs/05_evaluate.ipynb #6027e61b
+def _answers(path, sets):
+    "Image size of a file, and its logits for those of `sets` that have it; their classes have to be the file's"
+    reader, vocab = Reader(path, threads=0), list(sets[0].vocab)
+    if reader.labels != vocab: raise InputError(f'{Path(path).name} reads the classes {", ".join(reader.labels)}, the images have {", ".join(vocab)}; give images of the same classes in the same order.')
+    return reader.px, reader.logits(next((s for s in sets if s.px == reader.px), sets[0]).x)
+
 def measure(
     files: dict[str, str | Path],  # stage → ONNX file; the first is what the others are compared with
     *sets: Images,                 # images nothing was chosen on; the same in the same order once more for each further size that a file reads
     speed: bool = True,            # time them too
 ) -> list[Row]:
-    "The one ruler: accuracy, size and speed of every file, each from the file itself. Raises `InputError` where nothing is given, or no set has the size that a file reads."
+    "The one ruler: accuracy, size and speed of every file, each from the file itself. Raises `InputError` where nothing is given, or no set has the size and classes that a file reads."
     import onnxruntime as ort
     from scipy.special import softmax
     if not files or not sets or not len(sets[0]): raise InputError('nothing to measure; give at least one file and one image.')
     rows, right0, first = [], None, str(next(iter(files.values())))
     y = sets[0].y.cpu().numpy()
     for stage, path in files.items():
-        px = (reader := Reader(path, threads=0)).px
-        out = reader.logits(next((s for s in sets if s.px == px), sets[0]).x)
+        px, out = _answers(path, sets)   # no session stays alive to disturb the clock
         right, ece = out.argmax(1) == y, calibration(softmax(out, 1), y)[0]
-        del reader   # no session stays alive to disturb the clock
         right0 = right if right0 is None else right0
         lost, gained, blob = int((right0 & ~right).sum()), int((right & ~right0).sum()), Path(path).read_bytes()
         (a1, b1), (a64, b64) = ((latency(first, path, 1), latency(first, path, 64, 15, 3)) if speed else ((math.nan,)*2,)*2)
@@ -213,10 +217,8 @@ def per_class(
     *sets: Images,                 # the same images in each size that a file reads
 ) -> pd.DataFrame:                 # a row a class: n, errors of a and of b, lost, gained, p (times the classes, at most 1)
     "Which classes pay for the step from file `a` to file `b`?"
-    y, vocab, right = sets[0].y.numpy(), sets[0].vocab, []
-    for r in (Reader(a, 0), Reader(b, 0)):
-        right.append(r.logits(next((s for s in sets if s.px == r.px), sets[0]).x).argmax(1) == y)
-    rows = []
+    y, vocab, rows = sets[0].y.cpu().numpy(), sets[0].vocab, []
+    right = [_answers(f, sets)[1].argmax(1) == y for f in (a, b)]
     for c in range(len(vocab)):
         ra, rb = (r[y == c] for r in right)
         lost, gained = int((ra & ~rb).sum()), int((rb & ~ra).sum())
@@ -238,7 +240,7 @@ def environment() -> dict:
         cpu = f'{about.get("model name", cpu)} {best}'.strip()   # what it can do with 8-bit integers decides how fast int8 is
     pkgs = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
     return dict(cpu=cpu, cores=os.cpu_count(), os=platform.platform(), python=platform.python_version(),
-                versions={p: version(p) if find_spec(p.replace('-', '_')) else 'missing' for p in pkgs}, date=date.today().isoformat())
+                versions={p: next((d.version for d in distributions(name=p)), 'missing') for p in pkgs}, date=date.today().isoformat())
 
 # %% ../nbs/05_evaluate.ipynb #6014e039
 class Ledger(list):

@@ -112,7 +112,7 @@ def load_model(
     "The model that `save_model` wrote; raises `InputError` where a file is missing, damaged or does not belong."
     path = Path(f'{str(stem).removesuffix(".safetensors").removesuffix(".json")}.json')
     try: d = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise InputError(f'{path} does not exist; give a run\'s folder, or run again.') from None
+    except FileNotFoundError: raise InputError(f'{path} does not exist; give the name that `save_model` was given, such as RUN/model.') from None
     except (ValueError, OSError): raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.') from None
     try:
         digest = d.pop('sha256')
@@ -121,7 +121,7 @@ def load_model(
         if weights.is_file(): check_sha256(weights, digest)
         model = stock(spec)
         drop_(model, spec.dropped)
-        reshape_(model, spec.channels).load_state_dict(read_weights(weights))
+        reshape_(model, spec.channels).load_state_dict(read_weights(weights, named=False))
     except InputError: raise
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError):
         raise InputError(f'{path} does not describe its weights; restore both files or run again.') from None

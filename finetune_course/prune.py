@@ -58,14 +58,13 @@ def cut_channels_(
 ) -> nn.Module:
     "Width: take out whole channels with the smallest weights, and all that depends on them (torch-pruning), in place."
     import torch_pruning as tp
-    was, head = model.training, getattr(model, head_name(model))
+    head = getattr(model, head_name(model))
     last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
     x = torch.zeros(1, n_in(model), px, px, device=next(model.parameters()).device)
-    pruner = tp.pruner.BasePruner(
-        model.eval(), x, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio if only is None else 0.,
-        pruning_ratio_dict={m: ratio for m in only or []}, round_to=round_to, ignored_layers=[last])
-    pruner.step()
-    return model.train(was)
+    with eval_mode(model):
+        tp.pruner.BasePruner(model, x, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio if only is None else 0.,
+                             pruning_ratio_dict={m: ratio for m in only or []}, round_to=round_to, ignored_layers=[last]).step()
+    return model
 
 # %% ../nbs/06_prune.ipynb #1321b1da
 @torch.no_grad()
@@ -111,10 +110,8 @@ def map_sides(model: nn.Module, px: int) -> dict[str, int]:  # a body unit's nam
     names, sides = {id(m): n for n, m in model.named_modules()}, {}
     def note(m, i, o): sides[names[id(m)]] = o.shape[-1]
     hooks = [u.register_forward_hook(note) for u in body_units(model)]
-    was, dev = model.training, next(model.parameters()).device
-    model.eval()(torch.zeros(1, n_in(model), px, px, device=dev))
+    with eval_mode(model): model(torch.zeros(1, n_in(model), px, px, device=next(model.parameters()).device))
     for h in hooks: h.remove()
-    model.train(was)
     return sides
 
 # %% ../nbs/06_prune.ipynb #4ee26cec
@@ -186,12 +183,13 @@ def gentlest_cut(
 
 # %% ../nbs/06_prune.ipynb #e62a0dfe
 class Teach(Callback):
-    "Train towards a teacher's softened answers instead of the labels (Hinton et al., arXiv 1503.02531)."
-    order = 70
+    "Train towards a teacher's softened answers instead of the labels (Hinton et al., arXiv 1503.02531); the teacher is moved to the pupil's device."
+    order = 5   # before `GradientAccumulation` takes its share of the loss
     def __init__(self, teacher: nn.Module, temperature: float = 2.): self.teacher, self.t = teacher.eval(), temperature
+    def before_fit(self): self.teacher.to(self.dls.device)
     def after_loss(self):
         if not self.training: return
-        with torch.no_grad(): goal = (self.teacher(self.xb[0])/self.t).softmax(1)
+        with torch.no_grad(): goal = (self.teacher(self.xb[0]).float()/self.t).softmax(1)
         loss = F.kl_div((self.pred/self.t).log_softmax(1), goal, reduction='batchmean') * self.t**2
         self.learn.loss_grad, self.learn.loss = loss, loss.clone()
 

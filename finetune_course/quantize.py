@@ -126,7 +126,7 @@ def on_paper(
         else:
             m.weight.data = round_weight(w, b)
             scale, _ = qparams(w.flatten(1).amin(1), w.flatten(1).amax(1), b)
-            idx = (m.weight.data.flatten(1)/scale[:, None]).round().int().flatten().numpy()
+            idx = (m.weight.data.flatten(1)/scale[:, None]).round().int().flatten().cpu().numpy()
         used = len(np.unique(idx))
         bill += huffman_bits(idx)/8 + used + 4*(used if how == 'kmeans' else len(w))
     return model, math.ceil(bill + 4*rest)

@@ -12,7 +12,7 @@ __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 
            'epoch_time', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
-import atexit, copy, gc, hashlib, io, json, math, os, random, re, time, warnings, zlib
+import atexit, copy, gc, hashlib, io, json, math, os, random, re, shutil, time, warnings, zlib
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -69,26 +69,33 @@ def write_shards(
     rows: int = 20_000,  # images a file at most
     strict: bool = False,  # refuse images that cannot be read or have no class, instead of leaving them out
 ) -> tuple[dict[str, int], list[str]]:  # images of each part, what was skipped
-    "Parquet shards as the hub stores images (columns `image`: bytes and path; `label`), rows in random order."
+    "Parquet shards as the hub stores images (columns `image`: bytes and path; `label`), rows in random order; `out` appears when all are written."
     import pyarrow as pa, pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Image as ImageColumn
     src, out, n = Path(src), Path(out), {}
+    partial = out.with_name(f'{out.name}.partial')
     if not src.is_dir(): raise InputError(f'{src} is no folder; give class folders or MNIST\'s IDX files.')
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(f'{out} is not empty; choose another folder.')
+    if partial.exists(): raise InputError(f'{partial} is in the way, perhaps of a writing that was stopped; delete it, or choose another folder.')
     vocab, parts, skipped = _sources(src)
     if strict and skipped: raise InputError(skipped[0])
     schema = Features(image=ImageColumn(), label=ClassLabel(names=vocab)).arrow_schema
-    for part, items in parts.items():
-        random.Random(0).shuffle(items)
-        files = math.ceil(len(items)/rows)
-        for k in range(files):
-            out.mkdir(parents=True, exist_ok=True)
-            name = out/f'{part}-{k:05}-of-{files:05}.parquet'
-            with pq.ParquetWriter(f'{name}.tmp', schema) as w:
-                for c in chunked(items[k*rows:(k+1)*rows], 1000):   # a row group: what one reader takes at a time
-                    w.write_table(group := pa.Table.from_pylist(list(_rows(c, strict, skipped)), schema))
-                    n[part] = n.get(part, 0) + len(group)
-            os.replace(f'{name}.tmp', name)
+    def write(name, items):
+        with pq.ParquetWriter(partial/name, schema) as w:
+            for c in chunked(items, 1000):   # a row group: what one reader takes at a time
+                w.write_table(group := pa.Table.from_pylist(list(_rows(c, strict, skipped)), schema))
+                yield len(group)
+    partial.mkdir(parents=True)
+    try:
+        for part, items in parts.items():
+            random.Random(0).shuffle(items)
+            files = math.ceil(len(items)/rows)
+            n[part] = sum(m for k in range(files) for m in write(f'{part}-{k:05}-of-{files:05}.parquet', items[k*rows:(k+1)*rows]))
+        if out.exists(): out.rmdir()   # it is empty
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
     return n, skipped
 
 # %% ../nbs/08_scale.ipynb #18aa4c96
@@ -140,6 +147,8 @@ def _part_of(f: Path) -> str:
         if m := re.match('(?:partial-)?(train|test|valid|validation|val|dev)(?![a-z])', name.lower()): return 'train' if m[1] == 'train' else 'test'
     return 'train'
 
+def _part_named(split: str) -> str: return 'test' if split in ('test', 'validation') else split
+
 def _part_files(data: str | Path) -> dict[str, list[str]]:
     "The Parquet files of each part; raises `InputError` where a folder lacks some of its -of-N"
     files, parts = shard_files(data), {}
@@ -153,7 +162,7 @@ def _part_files(data: str | Path) -> dict[str, list[str]]:
 def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' where there is one
     "The parts of a Parquet data set; raises `InputError` where it cannot be read or lacks images or named classes."
     import pyarrow.parquet as pq
-    from datasets import ClassLabel, Features, load_dataset
+    from datasets import ClassLabel, Features, concatenate_datasets, load_dataset
     files, parts = _part_files(data), {}
     try:
         if files:
@@ -171,9 +180,10 @@ def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' w
     label = next((k for k, v in kinds.items() if isinstance(v, ClassLabel)), None)
     if not image or not label: raise InputError(f'{data} lacks a column of {"class labels with names" if image else "images"}; write it with finetune-course shard.')
     if any(label in s and s[label] != kinds[label] for s in schemas): raise InputError(f'{data} names other classes in its test part than in its training part, or in another order; make them the same.')
-    for k, d in sets.items():
-        one = d.select_columns([image, label]).decode(False).with_format('arrow').reshard()   # a row group is the unit that ranks and workers share out
-        parts['train' if k == 'train' else 'test' if k in ('test', 'validation') else k] = Shards(one, rows[k], kinds[label].names, image, label)
+    for part in dict.fromkeys(map(_part_named, sets)):
+        own = [k for k in sets if _part_named(k) == part]   # of both validation and test, since a hub's test part may keep its labels secret
+        ds = concatenate_datasets([sets[k].select_columns([image, label]).decode(False).reshard() for k in own])   # a row group is the unit that ranks and workers share out
+        parts[part] = Shards(ds.with_format('arrow'), sum(rows[k] for k in own), kinds[label].names, image, label)
     if 'train' not in parts: raise InputError(f'{data} has no part named train; name its files train-*.parquet.')
     return parts
 
@@ -264,6 +274,7 @@ def sample_shards(
     for k in wanted:
         kept[k].decode()
         if len(kept[k]) < 2: raise InputError(f'{data} has too few {k} images ({len(kept[k])}); give more.')
+    if len(train.vocab) < 2: raise InputError(f'{data} has a single class, {train.vocab[0]!r}; at least two are needed.')
     channels, stream = max(kept[k].channels for k in wanted), dict(cls=Streamed, shards=train.part(low, 1))
     return {px: tuple(kept[k].images(px, train.vocab, channels, **stream if k == 'training' else {}) for k in wanted) for px in sizes}
 
@@ -277,11 +288,11 @@ def stream_dataloaders(
     bs: int = 64,
     mean=(.5, .5, .5), std=(.5, .5, .5),
     aug=None, device='cpu',
-    num_workers: int | None = None,   # processes that decode; default: none on a CPU, which is busy anyway, else all cores but one
+    num_workers: int | None = None,   # processes that decode; default: none on a CPU, which is busy anyway, else all cores but one, shared with the other processes here
 ) -> DataLoaders:
     "As `dataloaders`, but the training batches come from the stream."
     dls = dataloaders(train, valid, bs, mean, std, aug, device)
-    if num_workers is None: num_workers = 0 if torch.device(device).type == 'cpu' else max(1, (os.cpu_count() or 2) - 1)
+    if num_workers is None: num_workers = 0 if torch.device(device).type == 'cpu' else max(1, ((os.cpu_count() or 2) - 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     dls.loaders[0] = StreamDL(train.shards, train.px, train.x.shape[1], bs, num_workers=num_workers, device=device, after_batch=dls.train.after_batch)
     return dls
 
@@ -306,12 +317,13 @@ def fit_in_memory(
     say=lambda s: None,   # told when the batch must shrink
     parts: int = 1,       # into how many a batch is cut to begin with
 ):             # what `fit` returns
-    "Train with batches of `bs`; where GPU memory runs out, with half as many at a time and twice as many before each step."
+    "Train with batches of `bs`; where GPU memory runs out, with half as many at a time and twice as many before each step. Raises `InputError` where nothing fits, or one of several processes runs out."
     from fastai.callback.training import GradientAccumulation
     for times in (parts*2**k for k in count()):
         if bs//times < 2: raise InputError('a batch of 2 images does not fit into memory; give smaller images (--size) or another --arch.')
         try: return fit(bs//times, [GradientAccumulation(bs//times*times)] if times > 1 else [])
-        except torch.OutOfMemoryError: pass
+        except torch.OutOfMemoryError:
+            if num_distrib() > 1: raise InputError(f'a batch of {bs//times} images on each device does not fit into memory; give a smaller --batch-size.') from None   # the others would wait for this one
         gc.collect()   # outside of `except`: the error holds on to the tensors
         if torch.cuda.is_available():
             torch.compiler.reset()   # a compiled net's graph holds memory too
@@ -366,16 +378,18 @@ def unfinished(folder: Path) -> bool:
     return any(f.suffix in ('.pt', '.previous') for f in folder.glob('fit*'))
 
 # %% ../nbs/08_scale.ipynb #a4d381f5
+def _gpu(): return torch.cuda if torch.cuda.is_available() else torch.mps if torch.backends.mps.is_available() else None
+
 def rng_state() -> dict:
-    "Every random generator that training draws from"
+    "Every random generator that training draws from: of several GPUs the one in use, since all ranks draw alike"
     name, keys, pos, has, cached = np.random.get_state()
-    return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    return dict(torch=torch.get_rng_state(), gpu=gpu.get_rng_state() if (gpu := _gpu()) else None,
                 python=random.getstate(), numpy=(name, keys.tolist(), pos, has, cached))
 
 def set_rng_state(s: dict):
     "Undo what was drawn since `rng_state`"
     torch.set_rng_state(s['torch'].cpu())
-    if s['cuda']: torch.cuda.set_rng_state_all([t.cpu() for t in s['cuda']])
+    if s.get('gpu') is not None: _gpu().set_rng_state(s['gpu'].cpu())
     random.setstate(s['python'])
     name, keys, *rest = s['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

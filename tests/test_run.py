@@ -11,15 +11,17 @@ from finetune_course.prune import n_channels, prune, zero_smallest
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.export import Spec, export_onnx, save_model
 
-@pytest.fixture(scope='module')
-def digits(tmp_path_factory):
+def folder_of_digits(path, first):
     "A folder of class folders: a few real digits of each kind"
-    path, (train, _) = tmp_path_factory.mktemp('digits'), load('mnist5k', 28)
+    train, _ = load('mnist5k', 28)
     for c in range(3):
-        (path/str(c)).mkdir()
-        for i in np.flatnonzero(train.y.numpy() == c)[:24]: Image.fromarray(train.x[i, 0].numpy()).save(path/str(c)/f'{i}.png')
+        (path/str(c)).mkdir(parents=True)
+        for i in np.flatnonzero(train.y.numpy() == c)[first:first+24]: Image.fromarray(train.x[i, 0].numpy()).save(path/str(c)/f'{i}.png')
     (path/'0'/'broken.png').write_text('')
     return path
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory): return folder_of_digits(tmp_path_factory.mktemp('digits'), 0)
 
 @pytest.fixture(scope='module')
 def done(digits, tmp_path_factory):
@@ -96,25 +98,27 @@ def test_evaluate_and_predict(done, digits, capsys, tmp_path):
     assert json.loads(out)[0]['file'] == pics[0] and 'no.png' in err
 
 def test_evaluate_measures_the_test_part_of_other_data(done, digits, capsys, tmp_path):
-    shutil.copytree(digits, tmp_path/'plain'); shutil.copytree(digits, tmp_path/'parts'/'test')
+    for name in 'plain', 'parts/test': folder_of_digits(tmp_path/name, 24)   # others than the run's
     (tmp_path/'idx').mkdir()                                       # no training files: they are not needed
     x = np.zeros((5, 28, 28), np.uint8)
     (tmp_path/'idx'/'t10k-images-idx3-ubyte').write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 28, 0, 0, 0, 28]) + x.tobytes())
     (tmp_path/'idx'/'t10k-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 5, 0, 1, 2, 0, 1]))
-    next((tmp_path/'plain'/'2').glob('[1-9]*.png')).unlink()          # no longer the run's own folder
-    for name, n in ('plain', 71), ('parts', 72), ('idx', 5):
+    for name, n in ('plain', 72), ('parts', 72), ('idx', 5):
         assert main(['evaluate', str(done), '--data', str(tmp_path/name), '--json']) == 0
         out, err = capsys.readouterr()
         assert {r['n'] for r in json.loads(out)['rows']} == {n} and ('broken.png' in err) == (name != 'idx')
     (tmp_path/'plain'/'9').mkdir(); shutil.copy(next((digits/'1').glob('*.png')), tmp_path/'plain'/'9')
     assert main(['evaluate', str(done), '--data', str(tmp_path/'plain')]) == 2 and "'9'" in capsys.readouterr().err
 
-def test_images_that_a_run_learned_from_do_not_judge_it(done, capsys, tmp_path):
-    shutil.copytree(done, tmp_path/'run')
-    rep = json.loads((f := tmp_path/'run'/'report.json').read_text())
-    rep['data']['source'] = 'mnist'
-    f.write_text(json.dumps(rep))
-    assert main(['evaluate', str(tmp_path/'run'), '--data', 'mnist5k']) == 2 and 'learned from' in capsys.readouterr().err
+def test_images_that_a_run_learned_from_do_not_judge_it(done, digits, capsys, tmp_path):
+    mixed = folder_of_digits(tmp_path/'others', 24)
+    assert main(['evaluate', str(done), '--data', str(mixed)]) == 0 and 'learned from' not in capsys.readouterr().err
+    train = load(digits, 28)[0]
+    for i in range(4): Image.fromarray(train.x[i, 0].numpy()).save(mixed/train.vocab[train.y[i]]/f'known{i}.png')
+    assert main(['evaluate', str(done), '--data', str(mixed)]) == 0 and '4 of the 76 images' in capsys.readouterr().err
+    moved = shutil.copytree(digits, tmp_path/'moved')
+    next((moved/'2').glob('[1-9]*.png')).unlink()                  # no longer the run's own folder
+    assert main(['evaluate', str(done), '--data', str(moved)]) == 2 and 'learned from' in capsys.readouterr().err
 
 def test_held_out_images_stay_held_out(done, digits, capsys, tmp_path):
     n = json.loads((done/'report.json').read_text())['rows'][0]['n']

@@ -9,7 +9,7 @@ from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
 from finetune_course.data import InputError, dataloaders, load
 from finetune_course.finetune import fit_, learner
-from finetune_course.scale import Checkpoint, StreamDL, _part_of, is_stream, load_shards, open_shards, sample_shards, write_shards
+from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, write_shards
 
 root = Path(__file__).parent.parent
 tiny = ['--arch', 'test_efficientnet', '--weights', 'random', '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5', '--device', 'cpu']   # timm's smallest: some 30 s a run
@@ -317,3 +317,22 @@ def test_vgg16_with_a_dense_head(files, tmp_path, capsys):
     assert main(['run', '--data', str(files), '--arch', 'vgg16', '--head', 'mlp', '--weights', str(tmp_path/'vgg16.safetensors'), *tiny[4:], '--small-size', '32', '--out', str(tmp_path/'r')]) == 0
     rows = json.loads((tmp_path/'r'/'report.json').read_text())['rows']
     assert 15e6 < rows[0]['params'] < 16e6 and rows[1]['params'] < .4*rows[0]['params']
+
+def test_one_of_several_processes_that_runs_out_of_memory_says_so(monkeypatch):
+    def fit(bs, cbs): raise torch.OutOfMemoryError('pretended')
+    monkeypatch.setattr('finetune_course.scale.num_distrib', lambda: 2)
+    with pytest.raises(InputError, match='64 images on each device.*--batch-size'): fit_in_memory(fit, 64)
+
+def test_a_test_part_without_labels_leaves_the_validation_part_to_judge(tmp_path, monkeypatch):
+    "As some sets of the hub are: labels of `test` are kept secret (-1)"
+    import datasets
+    kinds = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['cross', 'nought']))
+    images = [Image.fromarray(np.full((8, 8), 20*i, np.uint8)) for i in range(12)]
+    def part(ys): return datasets.Dataset.from_dict(dict(image=images[:len(ys)], label=ys), features=kinds)
+    parts = dict(train=part([0, 1]*6), validation=part([0, 1, 0, 1]), test=part([-1]*6))
+    for k, d in parts.items(): d.to_parquet(tmp_path/f'{k}.parquet')
+    streams = datasets.load_dataset('parquet', data_files={k: str(tmp_path/f'{k}.parquet') for k in parts}, streaming=True)
+    for k, d in streams.items(): d.info.splits = datasets.SplitDict({k: datasets.SplitInfo(k, num_examples=len(parts[k]))})
+    monkeypatch.setattr(datasets, 'load_dataset', lambda name, streaming: streams)
+    test = open_shards('someone/something')['test']
+    assert test.rows == 10 and [y for _, y in test.read()] == [0, 1, 0, 1]
