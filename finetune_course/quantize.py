@@ -100,7 +100,7 @@ def share_weight(
 def huffman_bits(
     symbols: np.ndarray,  # whole numbers
 ) -> int:
-    "How many bits these symbols take in their Huffman code; not less than their entropy, and less than one bit a symbol above it."
+    "How many bits these symbols take in their Huffman code; not less than their entropy, and of two or more kinds less than one bit a symbol above it."
     heap = np.unique(symbols, return_counts=True)[1].tolist()
     if len(heap) == 1: return len(symbols)
     heapq.heapify(heap)
@@ -140,7 +140,7 @@ def mixed_bits(
     widths=(8, 7, 6, 5, 4, 3, 2),
     how: str = 'linear',
 ) -> dict[str, int]:               # layer → bits
-    "For each layer the fewest bits that cost at most `tol` while all other layers stay in floats."
+    "For each layer the fewest bits that cost at most `tol` while all other layers stay in floats, tried from the first of `widths` (which costs what it costs) to the first that fails."
     def loss(net): return nn.functional.cross_entropy(*(t.as_subclass(Tensor) for t in predict_tensor(net, dl))).item()
     trial, base, best = copy.deepcopy(model), loss(model), {}
     for name, m in layers_of(trial).items():
