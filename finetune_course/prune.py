@@ -20,7 +20,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import params
 from .data import InputError
-from .backbone import body_units, head_name, n_in, predict_tensor, replace_head_
+from .backbone import body_units, eval_mode, head_name, n_in, predict_tensor, replace_head_
 from .finetune import fit_, learner
 from .export import Spec, channel_spec, drop_
 
