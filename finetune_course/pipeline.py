@@ -553,8 +553,8 @@ def read_report(run_dir: str | Path) -> dict:
 # %% ../nbs/09_pipeline.ipynb #fc1c73a7
 def known_images(own: dict, test: Images, data: str) -> list[str]:
     "A sentence where a run learned from some images of `test`; raises `InputError` where it learned from most of them. `own`: its report's `data`."
-    learned = own.get('learned', [])
-    n = sum(f in {*learned} for f in fingerprints(test)) if learned else 0
+    learned = {*own.get('learned', ())}
+    n = sum(f in learned for f in fingerprints(test))
     if n*(own['train'] + own['valid']) > .5*len(test)*len(learned):   # the report knows only so many of those it learned from
         raise InputError(f'most images in {data} are among those that this run learned from; give other images with --data.')
     return [f'{n} of the {len(test):,} images in {data}, or more, are among those that this run learned from, which flatters it.']*bool(n)

@@ -22,7 +22,7 @@ from fastai.torch_core import params
 from .data import InputError
 from .backbone import body_units, eval_mode, head_name, n_in, predict_tensor, replace_head_
 from .finetune import fit_, learner
-from .export import Spec, channel_spec, drop_
+from .export import Spec, as_channels, channel_spec, drop_
 
 # %% ../nbs/06_prune.ipynb #03a6a77a
 def zero_smallest(
@@ -203,7 +203,9 @@ class Tutor(nn.Module):
             self.register_buffer(name, torch.tensor(v).view(-1, 1, 1), persistent=False)
     def forward(self, x: Tensor) -> Tensor:
         if self.same: return self.teacher(x)
-        x = F.interpolate(x*self.ps + self.pm, size=self.px, mode='bilinear', antialias=True)
+        x = x*self.ps + self.pm
+        if len(self.m) < x.shape[1]: x = as_channels(x, 1)
+        x = F.interpolate(x, size=self.px, mode='bilinear', antialias=True)
         return self.teacher(((x-self.m)/self.s).contiguous(memory_format=torch.channels_last))
 
 # %% ../nbs/06_prune.ipynb #5661cb6c
