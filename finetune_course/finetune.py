@@ -69,7 +69,7 @@ class SmallMaps(Callback):
                 return _Depthwise.apply(x, w, pad) if x.requires_grad and x.shape[-1] < w.shape[-1] else plain(x, w, b)
             return conv
         self.convs = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels == m.out_channels > 1
-                      and m.bias is None and all(m.stride[i] == m.dilation[i] == 1 and 2*m.padding[i] + 1 == k for i, k in enumerate(m.kernel_size))]
+                      and m.bias is None and m.padding_mode == 'zeros' and not isinstance(m.padding, str) and all(m.stride[i] == m.dilation[i] == 1 and 2*m.padding[i] + 1 == k for i, k in enumerate(m.kernel_size))]
         for m in self.convs:
             vars(m).pop('_conv_forward', None)   # left by a training that was interrupted
             m._conv_forward = patched(m)
