@@ -66,7 +66,7 @@ large |= members | {
     'large: strided CNN': strided, 'large: strided CNN, pupil of five': pupil,
     'large: pretrained teacher': dict(large['large: pretrained'], smooth=0.),
     'large: strided CNN, pupil of two kinds': dict(strided, teachers=tuple((f'large: {name}', seed) for name in ('strided CNN', 'pretrained teacher') for seed in range(3))),
-    'large: pretrained teacher, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # an hour on two cores
+    'large: pretrained teacher, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # 36 minutes with one thread
     'large: strided CNN, pupil of three': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained teacher, 48 px', 0))),
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }

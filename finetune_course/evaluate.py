@@ -178,13 +178,14 @@ class Row:
     faster_b1: float = 1.   # first row's latency over this row's, both from the same A B A B
     faster_b64: float = 1.
 
-# %% ../nbs/05_evaluate.ipynb #6027e61b
+# %% ../nbs/05_evaluate.ipynb #e29afa08
 def _answers(path, sets):
     "Image size of a file, and its logits for those of `sets` that have it; their classes have to be the file's"
     reader, vocab = Reader(path, threads=0), list(sets[0].vocab)
     if reader.labels != vocab: raise InputError(f'{Path(path).name} reads the classes {", ".join(reader.labels)}, the images have {", ".join(vocab)}; give images of the same classes in the same order.')
     return reader.px, reader.logits(next((s for s in sets if s.px == reader.px), sets[0]).x)
 
+# %% ../nbs/05_evaluate.ipynb #6027e61b
 def measure(
     files: dict[str, str | Path],  # stage → ONNX file; the first is what the others are compared with
     *sets: Images,                 # images nothing was chosen on; the same in the same order once more for each further size that a file reads

@@ -124,11 +124,12 @@ def check_ours(folder: Path):
     if alien := folder.is_dir() and next((f.name for f in folder.iterdir() if f.name.removesuffix('.tmp') not in known), None):
         raise InputError(f'{folder} holds {alien}, which no run wrote; move that away, or choose another --out.')
 
-# %% ../nbs/09_pipeline.ipynb #db32d92e
+# %% ../nbs/09_pipeline.ipynb #f29321cd
 def last_written(folder: Path) -> float:
     "When something in a folder was written last; a folder's own time does not tell of folders inside it"
     return max(p.stat().st_mtime for p in (folder, *folder.rglob('*')))
 
+# %% ../nbs/09_pipeline.ipynb #db32d92e
 class OutFolder:
     "A run's folder: written as `NAME.partial` and renamed when complete, so that a folder without that ending is whole."
     def __init__(self, out: str | Path | None, force: bool = False, resume: bool = False):
@@ -550,7 +551,7 @@ def read_report(run_dir: str | Path) -> dict:
     except (ValueError, KeyError, TypeError): raise InputError(f'{path} is damaged; restore it or run again.') from None
     return rep
 
-# %% ../nbs/09_pipeline.ipynb #fc1c73a7
+# %% ../nbs/09_pipeline.ipynb #78c35d64
 def known_images(own: dict, test: Images, data: str) -> list[str]:
     "A sentence where a run learned from some images of `test`; raises `InputError` where it learned from most of them. `own`: its report's `data`."
     learned = {*own.get('learned', ())}
@@ -559,6 +560,7 @@ def known_images(own: dict, test: Images, data: str) -> list[str]:
         raise InputError(f'most images in {data} are among those that this run learned from; give other images with --data.')
     return [f'{n} of the {len(test):,} images in {data}, or more, are among those that this run learned from, which flatters it.']*bool(n)
 
+# %% ../nbs/09_pipeline.ipynb #fc1c73a7
 def evaluate_run(
     run_dir: str | Path,
     data: str | None = None,   # default: the run's own

@@ -62,6 +62,18 @@ def _rows(items: list, strict: bool, skipped: list[str]):
             if strict: raise
             skipped.append(str(e))
 
+# %% ../nbs/08_scale.ipynb #3724d886
+def _write(path: Path, rows, vocab: list[str]) -> int:
+    "One Parquet file; how many rows it has"
+    import pyarrow as pa, pyarrow.parquet as pq
+    from datasets import ClassLabel, Features, Image as ImageColumn
+    schema, n = Features(image=ImageColumn(), label=ClassLabel(names=vocab)).arrow_schema, 0
+    with pq.ParquetWriter(path, schema) as w:
+        for group in chunked(rows, 1000):   # a row group: what one reader takes at a time
+            w.write_table(pa.Table.from_pylist(group, schema))
+            n += len(group)
+    return n
+
 # %% ../nbs/08_scale.ipynb #ff9c7b54
 def write_shards(
     src: str | Path,     # class folders, train/ and test/ with class folders, or MNIST's IDX files
@@ -70,8 +82,6 @@ def write_shards(
     strict: bool = False,  # refuse images that cannot be read or have no class, instead of leaving them out
 ) -> tuple[dict[str, int], list[str]]:  # images of each part, what was skipped
     "Parquet shards as the hub stores images (columns `image`: bytes and path; `label`), rows in random order; `out` appears when all are written."
-    import pyarrow as pa, pyarrow.parquet as pq
-    from datasets import ClassLabel, Features, Image as ImageColumn
     src, out, n = Path(src), Path(out), {}
     partial = out.with_name(f'{out.name}.partial')
     if not src.is_dir(): raise InputError(f'{src} is no folder; give class folders or MNIST\'s IDX files.')
@@ -79,18 +89,12 @@ def write_shards(
     if partial.exists(): raise InputError(f'{partial} is in the way, perhaps of a writing that was stopped; delete it, or choose another folder.')
     vocab, parts, skipped = _sources(src)
     if strict and skipped: raise InputError(skipped[0])
-    schema = Features(image=ImageColumn(), label=ClassLabel(names=vocab)).arrow_schema
-    def write(name, items):
-        with pq.ParquetWriter(partial/name, schema) as w:
-            for c in chunked(items, 1000):   # a row group: what one reader takes at a time
-                w.write_table(group := pa.Table.from_pylist(list(_rows(c, strict, skipped)), schema))
-                yield len(group)
     partial.mkdir(parents=True)
     try:
         for part, items in parts.items():
             random.Random(0).shuffle(items)
             files = math.ceil(len(items)/rows)
-            n[part] = sum(m for k in range(files) for m in write(f'{part}-{k:05}-of-{files:05}.parquet', items[k*rows:(k+1)*rows]))
+            n[part] = sum(_write(partial/f'{part}-{k:05}-of-{files:05}.parquet', _rows(items[k*rows:(k+1)*rows], strict, skipped), vocab) for k in range(files))
         if out.exists(): out.rmdir()   # it is empty
         os.replace(partial, out)
     except BaseException:
@@ -260,8 +264,7 @@ def sample_shards(
 ) -> dict[int, tuple[Images, ...]]:  # size → what is wanted; 'training' as `Streamed`
     "Read once: a tenth of the training stream, at most `most` images, is kept for validation; where there is no test part, as many for that."
     if strict: raise InputError(f'--strict cannot know whether all images in {data} are readable; write them with finetune-course shard --strict, and leave --strict out here.')
-    parts = open_shards(data)
-    train, test = parts['train'], parts.get('test')
+    train, test = map(open_shards(data).get, ('train', 'test'))
     has_test = bool(test and test.rows)   # an empty part counts as none
     share = min(.1, most/max(1, train.rows))
     low = share if has_test else 2*share
@@ -389,7 +392,7 @@ def rng_state() -> dict:
 def set_rng_state(s: dict):
     "Undo what was drawn since `rng_state`"
     torch.set_rng_state(s['torch'].cpu())
-    if s.get('gpu') is not None: _gpu().set_rng_state(s['gpu'].cpu())
+    if s.get('gpu') is not None and _gpu(): _gpu().set_rng_state(s['gpu'].cpu())
     random.setstate(s['python'])
     name, keys, *rest = s['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
