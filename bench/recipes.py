@@ -8,6 +8,7 @@ Each row tells the mistakes of six ways to answer: the net, the average of its w
 that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
 training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds; its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, subprocess, sys, time, warnings
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -48,7 +49,7 @@ affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
 gentle = dict(degrees=7, zoom=1.07, warp=.05, shear=.12, shift=.04, stretch=1.07)   # half of `affine`, to answer with
-default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=(), finish=0)   # without a net: the pretrained one
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=(), finish=0, copies=0)   # without a net: the pretrained one
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
     'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
@@ -70,6 +71,7 @@ large |= members | {
     'large: pretrained teacher, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # 36 minutes with one thread
     'large: strided CNN, pupil of three': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained teacher, 48 px', 0))),
     **{f'large: wide strided CNN, {n} epochs, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=n, teachers=nine) for n in (30, 40)},   # for a GPU, as many as its time allows
+    'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil; 20 times 60,000 images in all
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
 
@@ -124,6 +126,28 @@ class Committee(nn.Module):
     def forward(self, x):
         with torch.autocast(x.device.type, torch.bfloat16): return (self.fast if len(x) == self.bs else self.ask)(x).float()   # other sizes would be compiled anew
 
+def answered(name, train, device):
+    "The copies of the images that a pupil learns from, with its teachers' answers as labels: made once, each with a seed of its own"
+    spec, y, parts, committee = seen(name, len(train.vocab)), torch.empty(0), [], None
+    for i in range(options(name)['copies']):
+        file = kept(f'{name}, copy', i)
+        if not file.is_file():
+            committee = committee or Committee(name, len(train.vocab), device)
+            dl = dataloaders(train, train.take(range(64)), 500, (0.,), (1.,), aug=[Drawn(**options(name)['aug'])], device=device).train
+            set_seed(i)
+            dl.shuffle = dl.drop_last = False
+            x = torch.cat([(x.as_subclass(Tensor)*255).round().byte() for x, _ in dl])
+            y = torch.cat([committee(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(500)])
+            save_file(dict(x=x.cpu(), y=y.half().cpu()), part := file.with_suffix('.part'))
+            part.rename(file)
+        parts.append(load_file(file))
+    return replace(train, **{k: torch.cat([p[k] for p in parts]) for k in 'xy'}, names=[])
+
+def towards(pred, y, temperature=2.):
+    "Distance to the answers of teachers (Hinton et al., arXiv 1503.02531) as `Teach` computes it, to labels the cross entropy"
+    if y.ndim == 1: return F.cross_entropy(pred, y)
+    return F.kl_div((pred/temperature).log_softmax(1), (y.float()/temperature).softmax(1), reduction='batchmean')*temperature**2
+
 def recalibrate_clean_(net, dl): return recalibrate_bn_(net, dl, 20_000//dl.bs)
 
 def kept(name, seed): return Path(__file__).parent/'teachers'/f'{name.replace("large: ", "large-")}-{seed}.safetensors'
@@ -161,15 +185,17 @@ def train(name, train, valid, seed, device, head):
     dls = batches([Drawn(**p['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
+    lesson = answered(name, train, device) if p['copies'] else None
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
     extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and not cuda and torch.cpu.get_capabilities().get('avx512_bf16', False))
     teachers = {'teachers': Committee(name, dls.c, dls.device)} if p['teachers'] else {}
     def fit(dls, teachers, *args):
         learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra, *map(Teach, teachers)],
-                        loss_func=LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
+                        loss_func=towards if p['copies'] else LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
         fit_(learn, *args, seed=seed)
         return learn
-    learn = fit(dls, teachers.values(), p['epochs'], p['lr'])
+    if p['copies']: learn = fit(dataloaders(lesson, train.take(range(64)), p['bs'], spec.mean, spec.std, aug=[], device=device), [], p['epochs'], p['lr'])
+    else: learn = fit(dls, teachers.values(), p['epochs'], p['lr'])
     plain, gently = batches([]).train, batches([Drawn(**gentle)])
     if p['finish']: learn = fit(gently, [Committee(name, dls.c, dls.device, plain)], p['finish'], 2e-3)
     if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
