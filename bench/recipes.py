@@ -67,10 +67,8 @@ large |= members | {
     'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
     'large: strided CNN': strided, 'large: strided CNN, pupil of five': pupil,
     'large: pretrained teacher': dict(large['large: pretrained'], smooth=0.),
-    'large: strided CNN, pupil of two kinds': dict(strided, teachers=nine[:6]),
     'large: pretrained teacher, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # 36 minutes with one thread
     'large: strided CNN, pupil of three': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained teacher, 48 px', 0))),
-    **{f'large: wide strided CNN, {n} epochs, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=n, teachers=nine) for n in (30, 40)},   # for a GPU, as many as its time allows
     'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil; 20 times 60,000 images in all
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
