@@ -7,7 +7,7 @@
 Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
 that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
 training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds; its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
-import argparse, copy, json, math, subprocess, sys, time, warnings
+import argparse, copy, json, math, os, subprocess, sys, time, warnings
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -125,18 +125,19 @@ class Committee(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16): return (self.fast if len(x) == self.bs else self.ask)(x).float()   # other sizes would be compiled anew
 
 def answered(name, train, device):
-    "The copies of the images that a pupil learns from, with its teachers' answers as labels: made once, each with a seed of its own"
-    spec, y, parts, committee = seen(name, len(train.vocab)), torch.empty(0), [], None
+    "The copies of the images that a pupil learns from, with its teachers' answers as labels: made once, each with a seed of its own, and anew for new teachers"
+    spec, parts, committee = seen(name, len(train.vocab)), [], None
+    newest = max(kept(*member).stat().st_mtime for member in options(name)['teachers'])
     for i in range(options(name)['copies']):
         file = kept(f'{name}, copy', i)
-        if not file.is_file():
+        if not file.is_file() or file.stat().st_mtime < newest:
             committee = committee or Committee(name, len(train.vocab), device)
             dl = dataloaders(train, train.take(range(64)), 500, (0.,), (1.,), aug=[Drawn(**options(name)['aug'])], device=device).train
             set_seed(i)
             dl.shuffle = dl.drop_last = False
             x = torch.cat([(x.as_subclass(Tensor)*255).round().byte() for x, _ in dl])
             y = torch.cat([committee(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(500)])
-            save_file(dict(x=x.cpu(), y=y.half().cpu()), part := file.with_suffix('.part'))
+            save_file(dict(x=x.cpu(), y=y.half().cpu()), part := file.with_suffix(f'.{os.getpid()}.part'))
             part.rename(file)
         parts.append(load_file(file))
     return replace(train, **{k: torch.cat([p[k] for p in parts]) for k in 'xy'}, names=[])
@@ -237,6 +238,8 @@ def main():
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
     share = math.ceil(len(todo)/a.jobs)
+    for name in {r for r, s in todo if a.job == 0 and options(r)['copies'] and (kind, r, s, a.folds) not in done}:   # before several jobs ask for them
+        if all(kept(*member).is_file() for member in options(name)['teachers']): answered(name, idx_folder(a.idx, options(name)['px'])[0], device)
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
         if (kind, name, seed, a.folds) in done: continue
