@@ -9,7 +9,8 @@ from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
 from finetune_course.data import InputError, dataloaders, load
 from finetune_course.finetune import fit_, learner
-from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, write_shards
+from finetune_course.pipeline import OutFolder
+from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, stream_dataloaders, write_shards
 
 root = Path(__file__).parent.parent
 tiny = ['--arch', 'test_efficientnet', '--weights', 'random', '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5', '--device', 'cpu']   # timm's smallest: some 30 s a run
@@ -336,3 +337,31 @@ def test_a_test_part_without_labels_leaves_the_validation_part_to_judge(tmp_path
     monkeypatch.setattr(datasets, 'load_dataset', lambda name, streaming: streams)
     test = open_shards('someone/something')['test']
     assert test.rows == 10 and [y for _, y in test.read()] == [0, 1, 0, 1]
+
+def test_a_stream_of_one_class_is_refused(tmp_path, capsys):
+    import datasets
+    images = [Image.fromarray(np.full((9, 9), i % 256, np.uint8) + (i//256)*np.eye(9, dtype=np.uint8)) for i in range(400)]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['only']))
+    datasets.Dataset.from_dict(dict(image=images, label=[0]*400), features).to_parquet(tmp_path/'train.parquet')
+    capsys.readouterr()   # its progress bar
+    assert main(['run', *tiny, '--data', str(tmp_path), '--out', str(tmp_path/'o')]) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and "a single class, 'only'" in err and not (tmp_path/'o').exists()
+
+def test_resume_takes_the_run_that_wrote_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, written, made in ('older', 100, 150), ('newer', 200, 50):   # the folders' own times tell the opposite
+        (folder := tmp_path/'runs'/f'{name}.partial'/'checkpoint').mkdir(parents=True)
+        (folder/'fit.pt').write_bytes(b'')
+        os.utime(folder/'fit.pt', (written, written))
+        for p in folder, folder.parent: os.utime(p, (made, made))
+    assert OutFolder(None, resume=True).path.name == 'newer'
+
+def test_processes_of_one_machine_share_its_cores(shards, monkeypatch):
+    train, valid, _ = load_shards(shards, 28)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    def workers(device='meta'): return stream_dataloaders(train, valid, aug=[], device=device).train.fake_l.num_workers
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    assert workers() == 3 and workers('cpu') == 0
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    assert workers() == 1
