@@ -69,7 +69,8 @@ large |= members | {
     'large: pretrained teacher': dict(large['large: pretrained'], smooth=0.),
     'large: pretrained teacher, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # 36 minutes with one thread
     'large: strided CNN, pupil of three': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained teacher, 48 px', 0))),
-    'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil; 20 times 60,000 images in all
+    'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil of these teachers; 20 times 60,000 images in all
+    'large: wide strided CNN, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=3, teachers=nine, copies=10),
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
 
@@ -127,9 +128,10 @@ class Committee(nn.Module):
 def answered(name, train, device):
     "The copies of the images that a pupil learns from, with its teachers' answers as labels: made once, each with a seed of its own, and anew for new teachers"
     spec, parts, committee = seen(name, len(train.vocab)), [], None
+    same = [r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug', 'copies'))]
     newest = max(kept(*member).stat().st_mtime for member in options(name)['teachers'])
     for i in range(options(name)['copies']):
-        file = kept(f'{name}, copy', i)
+        file = kept(f'{same[0]}, copy', i)
         if not file.is_file() or file.stat().st_mtime < newest:
             committee = committee or Committee(name, len(train.vocab), device)
             dl = dataloaders(train, train.take(range(64)), 500, (0.,), (1.,), aug=[Drawn(**options(name)['aug'])], device=device).train
