@@ -26,7 +26,7 @@ from finetune_course.data import Pose, dataloaders, idx_folder, load
 from finetune_course.evaluate import environment
 from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner, pick_device
-from finetune_course.prune import Teach, Tutor, drop_blind, recalibrate_bn_
+from finetune_course.prune import Teach, Tutor, distillation_loss, drop_blind, recalibrate_bn_
 from finetune_course.scale import Compile
 
 convolution = partial(Conv2dNormActivation, padding=0)   # with BatchNorm and ReLU
@@ -144,10 +144,9 @@ def answered(name, train, device):
         parts.append(load_file(file))
     return replace(train, **{k: torch.cat([p[k] for p in parts]) for k in 'xy'}, names=[])
 
-def towards(pred, y, temperature=2.):
-    "Distance to the answers of teachers (Hinton et al., arXiv 1503.02531) as `Teach` computes it, to labels the cross entropy"
-    if y.ndim == 1: return F.cross_entropy(pred, y)
-    return F.kl_div((pred/temperature).log_softmax(1), (y.float()/temperature).softmax(1), reduction='batchmean')*temperature**2
+def towards(pred, y):
+    "The loss towards the written answers of teachers; towards labels the cross entropy"
+    return F.cross_entropy(pred, y) if y.ndim == 1 else distillation_loss(pred, y)
 
 def recalibrate_clean_(net, dl): return recalibrate_bn_(net, dl, 20_000//dl.bs)
 

@@ -6,8 +6,8 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['zero_smallest', 'accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'sensitivity', 'map_sides',
-           'drop_blind', 'grey_stem_', 'narrow_', 'prune', 'gentlest_cut', 'Teach', 'Tutor', 'recover_',
-           'prune_recover']
+           'drop_blind', 'grey_stem_', 'narrow_', 'prune', 'gentlest_cut', 'distillation_loss', 'Teach', 'Tutor',
+           'recover_', 'prune_recover']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
 import copy, math
@@ -182,15 +182,24 @@ def gentlest_cut(
     return hi/100
 
 # %% ../nbs/06_prune.ipynb #e62a0dfe
+def distillation_loss(
+    pred: Tensor,      # a pupil's logits, n × classes
+    answers: Tensor,   # its teacher's
+    temperature: float = 2.,
+) -> Tensor:
+    "Kullback–Leibler divergence between both softened answers, mean over the batch, times temperature² (Hinton et al., arXiv 1503.02531)"
+    goal = (answers.float()/temperature).softmax(1)
+    return F.kl_div((pred/temperature).log_softmax(1), goal, reduction='batchmean') * temperature**2
+
 class Teach(Callback):
-    "Train towards a teacher's softened answers instead of the labels (Hinton et al., arXiv 1503.02531); the teacher is moved to the pupil's device."
+    "Train towards a teacher's softened answers instead of the labels, by `distillation_loss`; the teacher is moved to the pupil's device."
     order = 5   # before `GradientAccumulation` takes its share of the loss
     def __init__(self, teacher: nn.Module, temperature: float = 2.): self.teacher, self.t = teacher.eval(), temperature
     def before_fit(self): self.teacher.to(self.dls.device)
     def after_loss(self):
         if not self.training: return
-        with torch.no_grad(): goal = (self.teacher(self.xb[0]).float()/self.t).softmax(1)
-        loss = F.kl_div((self.pred/self.t).log_softmax(1), goal, reduction='batchmean') * self.t**2
+        with torch.no_grad(): answers = self.teacher(self.xb[0])
+        loss = distillation_loss(self.pred, answers, self.t)
         self.learn.loss_grad, self.learn.loss = loss, loss.clone()
 
 # %% ../nbs/06_prune.ipynb #5ae80a11
