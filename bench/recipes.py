@@ -56,19 +56,19 @@ recipes = {   # of about five minutes on two cores, but for the first
     'bent, 64 px': dict(aug=bent, px=64, epochs=14), 'drawn, 64 px': dict(aug=drawn, px=64, epochs=14),
     'drawn, no blind end': dict(aug=drawn, epochs=36, drop=True), 'drawn, no blind end, 64 px': dict(aug=drawn, epochs=20, px=64, drop=True),
 }
-large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: plain CNN': dict(aug=drawn, bs=256, px=28, net=deep_cnn),
-         'large: plain CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, net=partial(deep_cnn, growth=32))}   # its channels are multiples of 32, which AMX likes
+large = {'large: pretrained': dict(aug=drawn, bs=256, px=64, epochs=15), 'large: deep CNN': dict(aug=drawn, bs=256, px=28, net=deep_cnn),
+         'large: deep CNN, wider and longer': dict(aug=drawn, bs=256, epochs=30, px=28, net=partial(deep_cnn, growth=32))}   # its channels are multiples of 32, which AMX likes
 member = dict(aug=drawn, bs=128, px=28, net=deep_cnn, smooth=0.)   # nets that differ make different mistakes
-members = {'large: teacher 3×3': member, 'large: teacher 5×5': dict(member, aug=bent, net=partial(deep_cnn, kernel=5)), 'large: teacher 7×7': dict(member, aug=affine, net=partial(deep_cnn, kernel=7))}
+members = {'large: deep CNN, hard labels': member, 'large: deep CNN 5×5, hard labels': dict(member, aug=bent, net=partial(deep_cnn, kernel=5)), 'large: deep CNN 7×7, hard labels': dict(member, aug=affine, net=partial(deep_cnn, kernel=7))}
 strided = dict(aug=affine, bs=128, px=28, epochs=20, net=strided_cnn, smooth=0.)
-pupil = dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: teacher 5×5', 0), ('large: teacher 7×7', 0)))
-nine = (*((f'large: {name}', seed) for name in ('strided CNN', 'pretrained teacher') for seed in range(3)), *((name, 0) for name in members))
+pupil = dict(strided, teachers=(*(('large: strided CNN', seed) for seed in range(3)), ('large: deep CNN 5×5, hard labels', 0), ('large: deep CNN 7×7, hard labels', 0)))
+nine = (*((f'large: {name}', seed) for name in ('strided CNN', 'pretrained, hard labels') for seed in range(3)), *((name, 0) for name in members))
 large |= members | {
-    'large: pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
+    'large: deep CNN, pupil of three': dict(member, epochs=30, teachers=tuple((name, 0) for name in members)),
     'large: strided CNN': strided, 'large: strided CNN, pupil of five': pupil,
-    'large: pretrained teacher': dict(large['large: pretrained'], smooth=0.),
-    'large: pretrained teacher, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # 36 minutes with one thread
-    'large: strided CNN, pupil of three': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained teacher, 48 px', 0))),
+    'large: pretrained, hard labels': dict(large['large: pretrained'], smooth=0.),
+    'large: pretrained, hard labels, 48 px': dict(aug=drawn, bs=128, epochs=8, smooth=0.),   # 36 minutes with one thread
+    'large: strided CNN, pupil of two kinds': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained, hard labels, 48 px', 0))),
     'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil of these teachers; 20 times 60,000 images in all
     'large: wide strided CNN, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=3, teachers=nine, copies=10),
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
