@@ -6,18 +6,18 @@ Docs: https://finetune-course.github.io/finetune_course/data.html.md"""
 
 # %% auto #0
 __all__ = ['InputError', 'Images', 'fit_square', 'mnist5k', 'digits8', 'read_idx', 'idx_folder', 'mnist', 'decode_image',
-           'read_image', 'image_files', 'beside', 'class_folders', 'split', 'load', 'TensorDL', 'ToRGB', 'Pose',
-           'augment', 'dataloaders']
+           'read_image', 'in_parts', 'image_files', 'beside', 'class_folders', 'split', 'load', 'TensorDL', 'ToRGB',
+           'Pose', 'augment', 'dataloaders']
 
 # %% ../nbs/01_data.ipynb #46b65758
-import gzip, hashlib, io, math, zlib
+import gzip, hashlib, io, math, os, zlib
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np, torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 from fastcore.basics import chunked
@@ -145,18 +145,25 @@ def mnist(px: int = 28, root: str | Path | None = None) -> tuple[Images, Images]
         raise InputError(f'MNIST could not be downloaded ({str(e).splitlines()[0]}); use --data mnist5k, or --data DIR with its four IDX files.') from None
     return idx_folder(root/'MNIST'/'raw', px)
 
+# %% ../nbs/01_data.ipynb #00181809
+_foreign = set('.3fr .arw .avif .cr2 .cr3 .crw .dcm .dcr .dng .erf .exr .heic .heif .hif .iiq .jxl .jxr .kdc .kra .mef .mos .mrw .nef .nrw .orf .pef .raf '
+               '.rw2 .rwl .sr2 .srf .srw .svg .svgz .webp .x3f .xcf'.split()) - set(Image.registered_extensions())   # pictures, but not for Pillow, or not for this one
+
+def _is_foreign(file): return Path(str(file)).suffix.lower() in _foreign
+
 # %% ../nbs/01_data.ipynb #ca09ff1f
 def decode_image(
     file: str | Path | io.BytesIO,  # anything Pillow reads
     name: str | None = None,        # what to call it where it cannot be read
 ) -> Tensor:                        # uint8, C×H×W; C = 1 where the file's mode is grey, with transparency or without, else 3
-    "One image, upright: transparency is laid on white, 16-bit grey scaled to 8; raises `InputError` naming the file."
+    "One image, upright: transparency is laid on white, 16-bit grey scaled to 8. Modes I and F go by the image's own maximum: above 255 they count as 16 bits, F up to 1 as 0…1. Raises `InputError` naming the file."
     try:
         with Image.open(file) as im:
+            if im.format == 'TIFF' and _is_foreign(name or file): raise UnidentifiedImageError   # the thumbnail in a camera's raw file
             im = ImageOps.exif_transpose(im)
             grey = im.mode[0] in '1LIF' and im.mode != 'LAB'
             if im.mode[0] in 'IF':
-                a = np.array(im, dtype=np.float32)
+                a = np.nan_to_num(np.array(im, dtype=np.float32), posinf=0, neginf=0)   # what is no number is black
                 a *= 1/257 if im.mode[:4] == 'I;16' or a.max() > 255 else 255 if im.mode == 'F' and a.max() <= 1 else 1
                 im = Image.fromarray(a.clip(0, 255).round().astype(np.uint8))
             if im.has_transparency_data:
@@ -166,9 +173,10 @@ def decode_image(
     except FileNotFoundError: raise InputError(f'{name or file} does not exist; check the name.') from None
     except IsADirectoryError: raise InputError(f'{name or file} is a folder; name the image files in it.') from None
     except Exception as e:   # a broken file makes Pillow's readers raise nearly anything
-        raise InputError(f'{name or file} cannot be read as an image ({type(e).__name__}); replace or remove it.') from None
+        raise InputError(f'{name or file} cannot be read as an image ({type(e).__name__}); {"convert it to PNG or JPEG" if _is_foreign(name or file) else "replace or remove it"}.') from None
     return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
 
+# %% ../nbs/01_data.ipynb #228570c3
 def read_image(
     path: str | Path,
     px: int,   # side of the result in pixels
@@ -176,25 +184,66 @@ def read_image(
     "`decode_image`, made square"
     return fit_square(decode_image(path), px)
 
-# %% ../nbs/01_data.ipynb #07e1f619
-_suffixes = {k for k, v in Image.registered_extensions().items() if v in Image.OPEN}   # not what Pillow can only write
-
 def _try_image(path, px):
     try: return read_image(path, px)
     except InputError as e: return e
 
-def image_files(path: str | Path) -> list[tuple[Path, str]]:  # file, class
-    "The image files in a folder of class folders, sorted; raises `InputError` where there are none."
-    path = Path(path)
-    found = sorted(d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.'))
-    files = [(f, c) for c in found for f in sorted((path/c).rglob('*'))
-             if f.suffix.lower() in _suffixes and f.is_file() and not any(p.startswith('.') for p in f.relative_to(path).parts)]   # a notebook's checkpoints, a Mac's shadows
-    if not files: raise InputError(f'{path} holds no images; it needs one folder a class with image files inside.')
+# %% ../nbs/01_data.ipynb #07e1f619
+_suffixes = {k for k, v in Image.registered_extensions().items() if v in Image.OPEN} | _foreign   # not what Pillow can only write
+
+def _spell(path): return str(path).encode(errors='backslashreplace').decode()   # old archives hold names that are not UTF-8, and no report can
+
+def _is_image(f):
+    "By the ending of its name; where that has none, by what Pillow finds in it"
+    if f.name.startswith('.') or not f.is_file(): return False      # a notebook's checkpoints, a Mac's shadows
+    if f.suffix: return f.suffix.lower() in _suffixes
+    try: Image.open(f).close()
+    except Exception as e: return not isinstance(e, UnidentifiedImageError)
+    return True
+
+def _folders(path): return sorted(d for d in Path(path).iterdir() if d.is_dir() and not d.name.startswith('.'))
+
+def _below(folder):
+    "The files below a folder, sorted; links to folders are followed after all else, and no folder twice, so that a ring of them ends"
+    todo, seen, files = [folder], {str(p) for p in folder.resolve().parents}, []
+    for start in todo:
+        for d, subs, names in os.walk(start):
+            subs[:] = [] if (real := os.path.realpath(d)) in seen else sorted(s for s in subs if not s.startswith('.'))
+            if real in seen: continue
+            seen.add(real)
+            todo += [p for s in subs if (p := Path(d, s)).is_symlink()]
+            files += [Path(d, n) for n in names]
+    return sorted(files)
+
+def _misnamed(path): return [f'{_spell(f)} has a name that is not UTF-8; rename it.' for d in _folders(path) for f in _below(d) if _spell(f) != str(f) and _is_image(f)]
+
+def _stray(path): return [f'{_spell(f)} lies in no class folder; move it into one.' for f in sorted(Path(path).iterdir()) if _is_image(f)]
+
+# %% ../nbs/01_data.ipynb #43e2702e
+_parts = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev'}   # where all folders are called so, they are hardly classes
+
+def in_parts(path: str | Path) -> bool:
+    "Whether a folder holds parts, not classes: a train/ with folders inside (with images inside, it is a class)"
+    return (t := Path(path)/'train').is_dir() and bool(_folders(t))
+
+def image_files(
+    path: str | Path,
+    vocab: list[str] | None = None,  # the classes expected, where they are known
+) -> list[tuple[Path, str]]:         # file, class
+    "The image files in a folder of class folders, sorted; raises `InputError` where there are none, and for folders that are parts or whose names are not UTF-8."
+    path, names = Path(path), [d.name for d in _folders(path)]
+    if odd := next((p for n in names if _spell(p := path.resolve()/n) != str(p)), None): raise InputError(f'{_spell(odd)} has a name that is not UTF-8; rename the folder.')
+    if names and not set(names) <= set(vocab or ()) and _parts.issuperset(n.casefold() for n in names):
+        raise InputError(f'{path} holds parts ({", ".join(names)}), not classes; call them train/ and test/, with one folder a class in each.')
+    files = [(f, d.name) for d in _folders(path) for f in _below(d) if _spell(f) == str(f) and _is_image(f)]
+    if not files: raise InputError(next(iter(_misnamed(path)), f'{path} holds no images; it needs one folder a class with image files inside.'))
     return files
 
 def beside(path: str | Path) -> list[str]:  # sentences
-    "What is said of image files that lie beside the class folders, and so have no class"
-    return [f'{f} lies in no class folder; move it into one.' for f in sorted(Path(path).iterdir()) if f.suffix.lower() in _suffixes and f.is_file()]
+    "What is said of images that `image_files` leaves out: those in no class folder, in a folder beside train/ and test/, or with a name that is not UTF-8"
+    if not in_parts(path): return _stray(path) + _misnamed(path)
+    return _stray(path) + [f'{_spell(d)} holds images that are not read; move them into train/ or test/.'
+                           for d in _folders(path) if d.name not in ('train', 'test') and any(map(_is_image, _below(d)))]
 
 # %% ../nbs/01_data.ipynb #001b7360
 def class_folders(
@@ -205,17 +254,18 @@ def class_folders(
     least: int = 1,              # images a class must have
 ) -> Images:
     "Every image below `path`, labelled with its folder's name; `skipped` names what was left out. Raises `InputError` for classes unknown or too small."
-    files, path = image_files(path), Path(path)
-    found = sorted(d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.'))
+    files, path = image_files(path, vocab), Path(path)
+    found = [d.name for d in _folders(path)]
     if vocab and (extra := set(found) - set(vocab)): raise InputError(f'{path} has a class {min(extra)!r} that the model does not know; remove the folder or train with it.')
     tiles = parallel(_try_image, [f for f, _ in files], px=px, n_workers=4, threadpool=True, progress=False)
-    bad = [str(t) for t in tiles if isinstance(t, InputError)] + beside(path)
+    bad = [str(t) for t in tiles if isinstance(t, InputError)] + _stray(path) + _misnamed(path)
     if bad and strict: raise InputError(bad[0])
     good = [(t, f, c) for t, (f, c) in zip(tiles, files) if not isinstance(t, InputError)]
     vocab = vocab or found
     for c in found:
         if (n := sum(c == o for _, _, o in good)) < least:
-            raise InputError(f'class {c!r} in {path} has {n} readable image{"s"*(n != 1)}, at least {least} are needed; add some or remove the folder.')
+            why = next((s for s in bad if s.startswith(f'{path/c}{os.sep}')), 'add some or remove the folder.')
+            raise InputError(f'class {c!r} in {path} has {n} readable image{"s"*(n != 1)}, at least {least} are needed; {why}')
     chans = max(t.shape[0] for t, _, _ in good)
     return Images(torch.stack([t.expand(chans, -1, -1) for t, _, _ in good]), torch.tensor([vocab.index(c) for _, _, c in good]),
                   vocab, [str(f) for _, f, _ in good], bad)
@@ -247,11 +297,11 @@ def load(
     path = Path(data)
     if not path.is_dir(): raise InputError(f'{data} is no folder and no data set known here; give mnist5k, mnist, digits8 or a folder.')
     if any(path.glob('*-ubyte*')): sets = idx_folder(path, px)
-    elif (path/'train').is_dir():
+    elif in_parts(path):
         if not (path/'test').is_dir(): raise InputError(f'{path} has train/ but no test/; add test/ or give the folder of classes itself.')
-        train = class_folders(path/'train', px, strict, least=2)
-        if strict and beside(path): raise InputError(beside(path)[0])
-        train = replace(train, skipped=train.skipped + beside(path))
+        train, more = class_folders(path/'train', px, strict, least=2), beside(path)
+        if strict and more: raise InputError(more[0])
+        train = replace(train, skipped=train.skipped + more)
         sets = train, class_folders(path/'test', px, strict, vocab=train.vocab)
     else: sets = split(class_folders(path, px, strict, least=3), .2)
     vocab, n, held = sets[0].vocab, *(s.y.bincount(minlength=len(sets[0].vocab)) for s in sets)

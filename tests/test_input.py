@@ -1,11 +1,11 @@
 "Input as people really have it: odd pictures, broken files, wrong options. One sentence, exit code 2, nothing half-written."
-import gzip, json, os, pickle, shutil
+import gzip, json, os, pickle, re, shutil
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
 from finetune_course.backbone import backbone, load_weights_, read_weights
 from finetune_course.cli import main
-from finetune_course.data import InputError, class_folders, load, mnist5k, read_idx, read_image, split
+from finetune_course.data import InputError, class_folders, image_files, load, mnist5k, read_idx, read_image, split
 
 def folder(path, classes='ab', n=4, size=(12, 10)):
     for i, c in enumerate(classes):
@@ -69,6 +69,68 @@ def test_an_image_without_a_class_is_named_or_refused(tmp_path, capsys):
     with pytest.raises(InputError, match='stray.png'): load(tmp_path/'parts', 16, strict=True)
     assert 'stray.png' in refused(capsys, 'shard', tmp_path/'parts', tmp_path/'out2', '--strict')
 
+@pytest.mark.parametrize('name', ['a.heic', 'a.DNG', 'a.svg'])
+def test_pictures_of_a_kind_that_cannot_be_read_are_named_or_refused(tmp_path, capsys, name):
+    folder(tmp_path/'in')
+    f = tmp_path/'in'/'a'/name
+    if name == 'a.DNG': Image.new('L', (9, 9)).save(f, 'tiff')       # of a camera's raw file Pillow would read the thumbnail
+    else: f.write_bytes(b'\0\0\0\x18ftypheic' + bytes(20) if name == 'a.heic' else b'<svg/>')
+    (tmp_path/'in'/'a'/'notes.txt').write_text('no image')
+    said = f'{name} cannot be read as an image .*convert it to PNG or JPEG'
+    ds = class_folders(tmp_path/'in', 16)
+    assert len(ds) == 8 and len(ds.skipped) == 1 and re.search(said, ds.skipped[0])
+    with pytest.raises(InputError, match=said): class_folders(tmp_path/'in', 16, strict=True)
+    assert re.search(said, refused(capsys, 'shard', tmp_path/'in', tmp_path/'out', '--strict'))
+    assert main(['shard', str(tmp_path/'in'), str(tmp_path/'out')]) == 0 and re.search(said, capsys.readouterr().err)
+    for f in (tmp_path/'in'/'a').glob('*.png'): f.unlink()
+    with pytest.raises(InputError, match=f"class 'a'.*{said}"): load(tmp_path/'in', 16)
+
+def test_a_picture_under_a_wrong_name_is_read(tmp_path):
+    folder(tmp_path)
+    (tmp_path/'a'/'0.png').rename(tmp_path/'a'/'0.heic')             # so is a true one where a plugin can
+    assert len(class_folders(tmp_path, 16, strict=True)) == 8
+
+def test_a_name_without_an_ending_is_asked_of_pillow(tmp_path):
+    folder(tmp_path)
+    (tmp_path/'a'/'0.png').rename(tmp_path/'a'/'0')
+    (tmp_path/'a'/'README').write_text('no image'); (tmp_path/'a'/'empty').touch()
+    ds = class_folders(tmp_path, 16, strict=True)
+    assert len(ds) == 8 and not ds.skipped and ds.names[0] == str(tmp_path/'a'/'0')
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    folder(tmp_path/'in'); folder(tmp_path/'away', 'xy', 2)
+    (tmp_path/'in'/'a'/'ring').symlink_to(tmp_path/'in'/'a')
+    (tmp_path/'in'/'a'/'up').symlink_to(tmp_path/'in')            # no second way to the images of b
+    (tmp_path/'in'/'a'/'0').symlink_to(tmp_path/'away'/'x')
+    (tmp_path/'away'/'x'/'more').symlink_to(tmp_path/'away'/'y')
+    (tmp_path/'away'/'y'/'back').symlink_to(tmp_path/'in'/'a')
+    folder(tmp_path/'in'/'a', 'z', 1); (tmp_path/'in'/'a'/'alias').symlink_to(tmp_path/'in'/'a'/'z')
+    names = [str(f.relative_to(tmp_path/'in')) for f, c in image_files(tmp_path/'in') if c == 'a']
+    assert names == ['a/0/0.png', 'a/0/1.png', 'a/0/more/0.png', 'a/0/more/1.png', *(f'a/{i}.png' for i in range(4)), 'a/z/0.png']
+    assert len(class_folders(tmp_path/'in', 16)) == 13
+
+def test_the_names_of_old_archives(tmp_path, capsys):
+    old = os.fsdecode(b'caf\xe9')
+    folder(tmp_path/'in')
+    for f in tmp_path/'in'/'a'/f'{old}.png', tmp_path/'in'/f'{old}.png': shutil.copy(tmp_path/'in'/'a'/'0.png', f)
+    (tmp_path/'in'/'b'/old).mkdir(); shutil.copy(tmp_path/'in'/'a'/'0.png', tmp_path/'in'/'b'/old)
+    ds = class_folders(tmp_path/'in', 16)
+    assert len(ds) == 8 and len(ds.skipped) == 3 and 'caf\\udce9.png' in ds.skipped[0] and 'rename' in ds.skipped[1]
+    json.dumps(ds.skipped, ensure_ascii=False).encode()
+    with pytest.raises(InputError, match='caf'): class_folders(tmp_path/'in', 16, strict=True)
+    assert main(['shard', str(tmp_path/'in'), str(tmp_path/'out')]) == 0 and '3 files left out' in capsys.readouterr().err
+    (tmp_path/'in'/'b').rename(tmp_path/'in'/f'b{old}')
+    assert 'rename the folder' in refused(capsys, 'run', '--data', tmp_path/'in', '--out', tmp_path/'o')
+    (tmp_path/'in').rename(tmp_path/old); (tmp_path/old/f'b{old}').rename(tmp_path/old/'b')
+    assert 'rename the folder' in refused(capsys, 'run', '--data', tmp_path/old, '--out', tmp_path/'o')
+
+@pytest.mark.parametrize('top', [1., 1000.])
+def test_what_is_no_number_is_black(tmp_path, top):
+    a = np.full((6, 6), top, np.float32); a[0, :3] = np.nan, np.inf, -np.inf
+    Image.fromarray(a).save(f := tmp_path/'x.tif')
+    x = read_image(f, 6)[0]
+    assert (x[0, :3] == 0).all() and (x[1:] == (255 if top == 1 else round(top/257))).all()
+
 # --- Folders
 
 def test_folders_that_cannot_serve(tmp_path, capsys):
@@ -86,6 +148,32 @@ def test_train_and_test_folders(tmp_path):
     assert tuple(map(len, load(tmp_path, 16))) == (8, 4)
     folder(tmp_path/'test'/'c', 'x')
     with pytest.raises(InputError, match="'c'"): load(tmp_path, 16)
+
+@pytest.mark.parametrize('parts', [('Train', 'Test'), ('training', 'testing'), ('TRAIN', 'val')])
+def test_parts_by_another_name_are_no_classes(tmp_path, capsys, parts):
+    for p in parts: folder(tmp_path/'in'/p)
+    for argv in ('run', '--data', tmp_path/'in', '--out', tmp_path/'o'), ('shard', tmp_path/'in', tmp_path/'o'):
+        assert 'call them train/ and test/' in refused(capsys, *argv)
+
+def test_parts_without_classes(tmp_path):
+    folder(tmp_path, ('train', 'test'))
+    with pytest.raises(InputError, match='one folder a class in each'): load(tmp_path, 16)
+
+def test_folders_beside_the_parts_are_named_or_refused(tmp_path, capsys):
+    for p in 'train', 'test', 'val', '.cache': folder(tmp_path/'in'/p)
+    (tmp_path/'in'/'notes').mkdir(); (tmp_path/'in'/'notes'/'a.txt').touch()
+    assert [s.split(' ')[0] for s in load(tmp_path/'in', 16)[0].skipped] == [str(tmp_path/'in'/'val')]
+    with pytest.raises(InputError, match='val holds images that are not read'): load(tmp_path/'in', 16, strict=True)
+    assert 'val holds images' in refused(capsys, 'shard', tmp_path/'in', tmp_path/'out', '--strict')
+
+def test_a_class_may_be_called_train(tmp_path):
+    folder(tmp_path, ('car', 'plane', 'train'), 5)
+    train, test = load(tmp_path, 16)
+    assert train.vocab == ['car', 'plane', 'train'] and (len(train), len(test)) == (12, 3)
+    shutil.copytree(tmp_path/'train', tmp_path/'train'/'steam')
+    assert not class_folders(tmp_path, 16, strict=True).skipped       # as in train/train/
+    for c in 'car', 'plane': shutil.rmtree(tmp_path/c)
+    assert len(class_folders(tmp_path, 16, vocab=train.vocab)) == 10   # and be all there is to evaluate
 
 def test_idx_gzipped_or_not_and_damaged(tmp_path):
     x = np.arange(2*3*3, dtype=np.uint8)
