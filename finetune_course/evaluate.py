@@ -66,8 +66,8 @@ def confusion(
 
 # %% ../nbs/05_evaluate.ipynb #ea2afbda
 def clipped(name: str, n: int = 12) -> str:
-    "A class's name, short enough for a figure"
-    return name if len(name) <= n else name[:n-1] + '…'
+    "A class's name, short enough for a figure, where `$` would begin a formula"
+    return (name if len(name) <= n else name[:n-1] + '…').replace('$', r'\$')
 
 def plot_confusion(
     m: np.ndarray,       # counts as of `confusion`

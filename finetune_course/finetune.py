@@ -1,4 +1,4 @@
-"""Why should layers learn at different speeds?
+"""Should layers learn at different speeds?
 
 Docs: https://finetune-course.github.io/finetune_course/finetune.html.md"""
 
@@ -70,11 +70,12 @@ class SmallMaps(Callback):
             return conv
         self.convs = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels == m.out_channels > 1
                       and m.bias is None and m.padding_mode == 'zeros' and not isinstance(m.padding, str) and all(m.stride[i] == m.dilation[i] == 1 and 2*m.padding[i] + 1 == k for i, k in enumerate(m.kernel_size))]
-        for m in self.convs:
-            vars(m).pop('_conv_forward', None)   # left by a training that was interrupted
-            m._conv_forward = patched(m)
-    def after_fit(self):
-        for m in self.convs: del m._conv_forward
+        self.release(self.model)   # what a `Learner.fit` left that was interrupted
+        for m in self.convs: m._conv_forward = patched(m)
+    def after_fit(self): self.release(self.model)
+    @staticmethod
+    def release(model):
+        for m in model.modules(): vars(m).pop('_conv_forward', None)
 
 # %% ../nbs/03_finetune.ipynb #25db368e
 def device_callbacks(device: torch.device) -> list[Callback]:
@@ -125,6 +126,7 @@ def fit_(
     set_seed(seed)
     learn.dls.train.rng.seed(seed)   # the loader shuffles with a generator of its own
     with ExitStack() as stack:
+        stack.callback(SmallMaps.release, learn.model)   # a training that is interrupted ends without `after_fit`
         if not show:
             stack.enter_context(learn.no_logging())
             if hasattr(learn, 'progress'): stack.enter_context(learn.no_bar())

@@ -9,7 +9,7 @@ __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 
            'sample_shards', 'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute',
            'Compile', 'save_state', 'read_state', 'unfinished', 'rng_state', 'set_rng_state', 'learner_state',
            'set_learner_state', 'Checkpoint', 'once', 'start_ranks', 'agree', 'sync_bn_', 'rank_callbacks',
-           'epoch_time', 'tracking']
+           'epoch_time', 'Log', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
 import atexit, copy, gc, hashlib, io, json, math, os, random, re, shutil, time, warnings, zlib
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from fastcore.basics import GetAttr, chunked, patch
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.callback.progress import CSVLogger
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorCategory, TensorImage, num_distrib, rank_distrib
 from .data import Images, InputError, beside, dataloaders, decode_image, fit_square, idx_folder, image_files
@@ -82,10 +83,11 @@ def write_shards(
     strict: bool = False,  # refuse images that cannot be read or have no class, instead of leaving them out
 ) -> tuple[dict[str, int], list[str]]:  # images of each part, what was skipped
     "Parquet shards as the hub stores images (columns `image`: bytes and path; `label`), rows in random order; `out` appears when all are written."
-    src, out, n = Path(src), Path(out), {}
-    partial = out.with_name(f'{out.name}.partial')
+    src, out, n = Path(src), Path(os.path.realpath(out)), {}   # '.' has no name
     if not src.is_dir(): raise InputError(f'{src} is no folder; give class folders or MNIST\'s IDX files.')
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(f'{out} is not empty; choose another folder.')
+    if os.path.ismount(out): raise InputError(f'{out} is a mount point, which cannot be renamed; give a new folder inside it.')
+    partial = out.with_name(f'{out.name}.partial')
     if partial.exists(): raise InputError(f'{partial} is in the way, perhaps of a writing that was stopped; delete it, or choose another folder.')
     vocab, parts, skipped = _sources(src)
     if strict and skipped: raise InputError(skipped[0])
@@ -138,7 +140,8 @@ def shard_files(
     if path.is_dir(): return sorted(path.rglob('*.parquet'))
     if path.is_file(): return [path] if path.suffix == '.parquet' else []
     root = Path(path.anchor or '.')
-    return sorted(p for p in root.glob(str(path.relative_to(root))) if p.suffix == '.parquet') if re.search(r'[*?\[]', data) else []
+    try: return sorted(p for p in root.glob(str(path.relative_to(root))) if p.suffix == '.parquet') if re.search(r'[*?\[]', data) else []
+    except ValueError: raise InputError(f'{data} is no pattern of file names; let ** stand alone between slashes, as in shards/**/*.parquet.') from None   # so Python before 3.13
 
 def is_stream(data: str | Path) -> bool:
     "Whether `data` names Parquet shards, or a data set on the hub (owner/name, and no such path here)"
@@ -552,10 +555,23 @@ def epoch_time(
             'all-reduce': steps*2*(devices-1)/devices*4*params/link}
 
 # %% ../nbs/08_scale.ipynb #e2e3b950
-def tracking(folder: str | Path) -> list[Callback]:
-    "fastai's `CSVLogger` (log.csv) and `TensorBoardCallback` (tensorboard/) into `folder`; raises `InputError` without TensorBoard."
-    from fastai.callback.progress import CSVLogger
+class Log(CSVLogger):
+    "One table of all trainings of a run: one header, and each epoch once, also where it was stopped and goes on"
+    def __init__(self, fname: Path, resume: bool = False):
+        super().__init__(fname, append=True)
+        self.resume = resume
+    def before_fit(self):
+        old = path.stat().st_size if (path := self.path/self.fname).is_file() else 0
+        super().before_fit()
+        if old: self.file.truncate(old)   # without another header
+    def _write_line(self, log):
+        if len(log) < len(self.recorder.metric_names): return   # a skipped epoch has no losses
+        line = ','.join(map(str, log[:-1])) + ','   # without the time
+        if not self.resume or line not in (self.path/self.fname).read_text(): super()._write_line(log)   # what came after the last checkpoint comes twice
+
+def tracking(folder: str | Path, resume: bool = False) -> list[Callback]:
+    "fastai's `CSVLogger`, as `Log` (log.csv), and `TensorBoardCallback` (tensorboard/) into `folder`; raises `InputError` without TensorBoard."
     if not find_spec('tensorboard'): raise InputError('--track needs TensorBoard; pip install tensorboard.')
     from fastai.callback.tensorboard import TensorBoardCallback
     folder = Path(folder)
-    return [CSVLogger((folder/'log.csv').resolve(), append=True), TensorBoardCallback(folder/'tensorboard', trace_model=False, log_preds=False)]
+    return [Log((folder/'log.csv').resolve(), resume), TensorBoardCallback(folder/'tensorboard', trace_model=False, log_preds=False)]

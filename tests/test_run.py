@@ -4,12 +4,16 @@ import numpy as np, onnx, onnxruntime, pandas as pd, pytest, torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from finetune_course import evaluate as ev, quantize as qu
+from dataclasses import replace
+from finetune_course import pipeline as pl
 from finetune_course.cli import main
-from finetune_course.data import load, read_image
+from finetune_course.data import Images, InputError, load, read_image
 from finetune_course.export import Reader, load_model
 from finetune_course.prune import n_channels, prune, zero_smallest
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.export import Spec, export_onnx, save_model
+
+tiny = ['--arch', 'test_efficientnet', '--weights', 'random', '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5']
 
 def folder_of_digits(path, first):
     "A folder of class folders: a few real digits of each kind"
@@ -120,6 +124,27 @@ def test_images_that_a_run_learned_from_do_not_judge_it(done, digits, capsys, tm
     next((moved/'2').glob('[1-9]*.png')).unlink()                  # no longer the run's own folder
     assert main(['evaluate', str(done), '--data', str(moved)]) == 2 and 'learned from' in capsys.readouterr().err
 
+def random_images(n, seed=0, c=1):
+    return Images(torch.from_numpy(np.random.default_rng(seed).integers(1, 256, (n, c, 8, 8), dtype=np.uint8)), torch.arange(n) % 3, list('abc'))
+
+def with_blank(ds, n=1): return replace(ds, x=torch.cat([ds.x[n:], torch.zeros_like(ds.x[:n])]))
+
+@pytest.mark.parametrize('n, blanks, train, of', [(60, 1, 54_000, 60_000), (100, 60, 54_000, 60_000), (600, 1, 1_200_000, 2048)], ids=['one of few', 'most, but all the same', 'of a stream'])
+def test_an_empty_picture_on_both_sides_is_only_told(n, blanks, train, of):
+    own = dict(train=train, valid=of - min(of, train), learned=pl.fingerprints(with_blank(random_images(1000))), learned_of=of)
+    assert [s[:20] for s in pl.known_images(own, with_blank(random_images(n, 1), blanks), 'x')] == [f'{blanks} of the {n} images in'[:20]]
+    with pytest.raises(InputError, match='most images in x'): pl.known_images(own, random_images(1000).take(range(0, 1000, 2)), 'x')
+
+def test_colours_count_among_what_images_are_known_by():
+    blue, grey = random_images(4, c=3), random_images(4)
+    blue.x[:, 0] = 0
+    assert len({*pl.fingerprints(blue)}) == 4 and pl.fingerprints(grey) == pl.fingerprints(replace(grey, x=grey.x.expand(-1, 3, -1, -1)))
+
+def test_images_on_both_sides_are_told(tmp_path, capsys):
+    folder_of_digits(tmp_path/'d'/'train', 0); folder_of_digits(tmp_path/'d'/'test', 0)
+    assert main(['run', '--data', str(tmp_path/'d'), *tiny, '--out', str(tmp_path/'r')]) == 0
+    assert 'warning: 72 of the 72 held-out images are also among the training or validation images' in capsys.readouterr().err
+
 def test_held_out_images_stay_held_out(done, digits, capsys, tmp_path):
     n = json.loads((done/'report.json').read_text())['rows'][0]['n']
     moved = shutil.copytree(digits, tmp_path/'moved')
@@ -221,6 +246,26 @@ def test_interrupted_runs_say_so(digits, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(pl, 'build_files', stop)
     assert main(['run', '--data', str(digits), '--size', '32', '--out', str(tmp_path/'r')]) == 130
     assert 'deleted safely' in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ['r.partial']
+
+@pytest.mark.parametrize('arch', ['botnet26t_256', 'levit_128s', 'tresnet_m'])
+def test_nets_that_cannot_be_used_are_named(arch, tmp_path, capsys):
+    assert main(['run', '--arch', arch, '--weights', 'random', '--out', str(tmp_path/'r')]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f'finetune-course: {arch} cannot be given a new head (') and err.count('\n') == 1 and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('arch', ['repvgg_a0', 'mobileone_s0'])
+def test_a_net_with_two_first_layers_keeps_three_channels(arch, digits):
+    cfg = pl.Config(data=str(digits), arch=arch, weights='random', prune=.5, size=32)
+    net, spec = pl.starting_net(cfg, list('012'), True)
+    small, seen = pl.small_input(cfg, net, spec, True)
+    assert len(seen.mean) == 3 and seen.px == 20 and small(torch.zeros(2, 3, 20, 20)).shape == (2, 3)
+
+def test_class_names_are_no_formulas():
+    import io, matplotlib.pyplot as plt
+    ds = replace(random_images(9), vocab=['$a_$', '$\\x$', 'c'])
+    for fig in ev.plot_worst(ds, np.eye(3)[(ds.y + 1) % 3]), ev.plot_confusion(ev.confusion(ds.y, (ds.y + 1) % 3, 3), ds.vocab).figure:
+        fig.savefig(io.BytesIO())
+        plt.close(fig)
 
 # --- Oracles
 

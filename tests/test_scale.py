@@ -10,7 +10,7 @@ from finetune_course.cli import main
 from finetune_course.data import InputError, dataloaders, load
 from finetune_course.finetune import fit_, learner
 from finetune_course.pipeline import OutFolder
-from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, stream_dataloaders, write_shards
+from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, stream_dataloaders, tracking, write_shards
 
 root = Path(__file__).parent.parent
 tiny = ['--arch', 'test_efficientnet', '--weights', 'random', '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5', '--device', 'cpu']   # timm's smallest: some 30 s a run
@@ -141,6 +141,26 @@ def test_streams_that_cannot_serve(tmp_path, capsys, shards):
     assert 'no images' in refused('shard', tmp_path, tmp_path/'x')
     assert not (tmp_path/'o').exists() and not (tmp_path/'x').exists()
 
+def refused(capsys, *argv):
+    "The one sentence of a call that is refused"
+    capsys.readouterr()
+    assert main([str(a) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and err.startswith('finetune-course: ')
+    return err
+
+def test_shards_written_here(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'mine.txt').touch()
+    assert 'not empty' in refused(capsys, 'shard', files, '.') and 'not empty' in refused(capsys, 'shard', files, '/')
+    (tmp_path/'in').mkdir(); monkeypatch.chdir(tmp_path/'in')
+    assert main(['shard', str(files), '.']) == 0 and len(list((tmp_path/'in').glob('*.parquet'))) == 2
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason='there ** may stand beside letters')
+def test_a_pattern_that_is_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert 'stand alone between slashes' in refused(capsys, 'run', '--data', 'im/**x*.parquet', '--out', 'o')
+
 def test_unreadable_images_in_a_stream_are_told(tmp_path, shards):
     import pyarrow as pa, pyarrow.parquet as pq
     (tmp_path/'s').mkdir()
@@ -159,7 +179,7 @@ def test_unreadable_images_in_a_stream_are_told(tmp_path, shards):
 def test_a_run_from_a_stream(shards, tmp_path, capsys):
     assert main(['run', '--data', str(shards), *tiny, '--track', '--out', str(tmp_path/'r')]) == 0
     rep = json.loads((tmp_path/'r'/'report.json').read_text())
-    assert rep['data']['test'] == 80 and 300 < rep['data']['train'] < 400 and rep['resumed_from_step'] is None
+    assert rep['data']['test'] == 80 and 300 < rep['data']['train'] < 400 and rep['resumed_from_step'] is None and rep['seconds_count'] == 'the whole run'
     assert (tmp_path/'r'/'log.csv').is_file() and list((tmp_path/'r'/'tensorboard').iterdir()) and not (tmp_path/'r'/'checkpoint').exists()
     capsys.readouterr()
     assert main(['evaluate', str(tmp_path/'r'), '--json']) == 0
@@ -187,6 +207,29 @@ def test_no_gradient_is_lost_between_two_steps(tmp_path):
     for at in 1, 2, 4, 8, 11:
         with pytest.raises(RuntimeError, match='killed'): fit(Checkpoint(tmp_path/str(at), every=0), Kill(at))
         for a, b in zip(want.values(), fit(Checkpoint(tmp_path/str(at), every=0, resume=True)).values()): assert torch.equal(a, b)
+
+def test_the_log_of_a_stopped_training_is_that_of_a_whole_one(tmp_path):
+    "Stopped an epoch and a half after its last checkpoint, so that one epoch is trained twice"
+    import pandas as pd
+    train, valid = load('digits8', 8)
+    train, valid = train.take(range(0, 1400, 10)), valid.take(range(20))
+    class Kill(Callback):
+        order = 101
+        def after_batch(self):
+            if self.training and self.train_iter == 12: self.learn.checkpoint.every = 1e9   # no checkpoint after the second epoch's middle
+            if self.training and self.train_iter == 28: raise RuntimeError('killed')
+    def fits(name, *cbs, resume=False):
+        ckpt = Checkpoint(tmp_path/name/'ckpt', every=0, resume=resume)
+        for seed in 0, 1:
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4*36, 10))
+            learn = learner(dataloaders(train, valid, 16, (.5,), (.5,)), net, splitter=lambda m: [list(m.parameters())])
+            fit_(learn, 5, 1e-2, cbs=[ckpt, *tracking(tmp_path/name, *[True]*resume), *cbs])   # 8 batches an epoch
+    fits('whole')
+    with pytest.raises(RuntimeError, match='killed'): fits('cut', Kill())
+    fits('cut', resume=True)
+    whole, cut = (pd.read_csv(tmp_path/n/'log.csv').drop(columns='time') for n in ('whole', 'cut'))
+    assert whole.epoch.tolist() == [0, 1, 2, 3, 4]*2 and cut.equals(whole)
 
 same = 'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'model.safetensors', 'model.json', 'baseline.int8.onnx', 'baseline.safetensors', 'history.csv'
 
@@ -222,7 +265,8 @@ def test_killed_and_resumed(whole, killed, tmp_path, state):
     p = start(*whole[1], '--out', tmp_path/'r', '--resume')
     _, err = p.communicate(timeout=600)
     assert p.returncode == 0 and 'resumed from step' in err, err
-    assert json.loads((tmp_path/'r'/'report.json').read_text())['resumed_from_step'] > 0
+    rep = json.loads((tmp_path/'r'/'report.json').read_text())
+    assert rep['resumed_from_step'] > 0 and rep['seconds_count'] == 'since the run was resumed'
     for f in same: assert (tmp_path/'r'/f).read_bytes() == (want/f).read_bytes(), f
     assert numbers(tmp_path/'r') == numbers(want)
 
@@ -348,6 +392,55 @@ def test_a_stream_of_one_class_is_refused(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and "a single class, 'only'" in err and not (tmp_path/'o').exists()
 
+def test_runs_that_start_in_the_same_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr('time.strftime', lambda _: 'now')
+    first, second = OutFolder(None), OutFolder(None)               # both named before a folder is made
+    with first as a, second as b, OutFolder(None) as c:
+        for d in a, b, c: (d/'report.json').write_text(d.name)
+    assert {p.name: (p/'report.json').read_text() for p in Path('runs').iterdir()} == {'now': 'now.partial', 'now-2': 'now-2.partial', 'now-3': 'now-3.partial'}
+    assert not list(Path('runs').rglob('run.lock'))
+
+def test_a_second_run_into_the_same_folder(tmp_path, capsys):
+    pytest.importorskip('fcntl')
+    late = OutFolder(tmp_path/'r', force=True)                     # looks while nobody is there
+    with OutFolder(tmp_path/'r') as d:
+        (d/'report.json').touch()
+        for how in [], ['--force'], ['--resume']: assert 'another run is writing there' in refused(capsys, 'run', '--data', 'nowhere', '--out', tmp_path/'r', *how)
+        with pytest.raises(InputError, match='another run is writing there'): late.__enter__()
+        assert (d/'report.json').exists()
+    assert [p.name for p in tmp_path.rglob('*')] == ['r', 'report.json']
+
+def test_a_run_that_began_before_another_had_finished(tmp_path):
+    late = OutFolder(tmp_path/'r')
+    with OutFolder(tmp_path/'r') as d: (d/'report.json').touch()
+    with pytest.raises(InputError, match='already holds a run'): late.__enter__()
+    assert [p.name for p in tmp_path.rglob('*')] == ['r', 'report.json']
+
+def test_what_stands_beside_the_folder_is_left_alone(tmp_path):
+    (tmp_path/'r.old').mkdir(); (tmp_path/'r.old'/'report.json').write_text('mine')
+    for i in range(2):
+        with OutFolder(tmp_path/'r', force=True) as d: (d/'report.json').write_text(str(i))
+    assert {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob('*') if p.is_file()} == {'r.old/report.json': 'mine', 'r/report.json': '1'}
+
+def test_killed_while_the_old_run_makes_room(tmp_path, monkeypatch):
+    "Between the two renames nothing is lost, and --resume goes on"
+    (tmp_path/'r').mkdir(); (tmp_path/'r'/'report.json').write_text('old')
+    def stop(a, b, real=os.replace):
+        real(a, b)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        with OutFolder(tmp_path/'r', force=True) as d:
+            (d/'report.json').write_text('new')
+            m.setattr(os, 'replace', stop)
+    assert (tmp_path/'r.partial'/'replaced'/'report.json').read_text() == 'old'
+    with OutFolder(tmp_path/'r', resume=True): pass
+    assert {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob('*') if p.is_file()} == {'r/report.json': 'new'}
+
+def test_folders_that_cannot_be_renamed(tmp_path, capsys, monkeypatch):
+    (tmp_path/'disk').mkdir()
+    monkeypatch.setattr(os.path, 'ismount', lambda p, real=os.path.ismount: Path(p) == tmp_path/'disk' or real(p))
+    for out in tmp_path/'disk', '/': assert 'is a mount point' in refused(capsys, 'run', '--data', 'nowhere', '--out', out)
+
 def test_resume_takes_the_run_that_wrote_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, written, made in ('older', 100, 150), ('newer', 200, 50):   # the folders' own times tell the opposite
@@ -356,6 +449,10 @@ def test_resume_takes_the_run_that_wrote_last(tmp_path, monkeypatch):
         os.utime(folder/'fit.pt', (written, written))
         for p in folder, folder.parent: os.utime(p, (made, made))
     assert OutFolder(None, resume=True).path.name == 'newer'
+    fcntl = pytest.importorskip('fcntl')
+    with open('runs/newer.partial/run.lock', 'w') as f:            # it is being written
+        fcntl.flock(f, fcntl.LOCK_EX)
+        assert OutFolder(None, resume=True).path.name == 'older'
 
 def test_processes_of_one_machine_share_its_cores(shards, monkeypatch):
     train, valid, _ = load_shards(shards, 28)
