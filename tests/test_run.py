@@ -145,6 +145,13 @@ def test_images_on_both_sides_are_told(tmp_path, capsys):
     assert main(['run', '--data', str(tmp_path/'d'), *tiny, '--out', str(tmp_path/'r')]) == 0
     assert 'warning: 72 of the 72 held-out images are also among the training or validation images' in capsys.readouterr().err
 
+def test_a_class_called_test_is_no_test_part(tmp_path):
+    folder_of_digits(tmp_path, 0)
+    (tmp_path/'2').rename(tmp_path/'test')
+    assert pl.listing(tmp_path) and not pl.has_test(tmp_path)
+    (tmp_path/'test'/'2').mkdir()
+    assert pl.listing(tmp_path) is None
+
 def test_held_out_images_stay_held_out(done, digits, capsys, tmp_path):
     n = json.loads((done/'report.json').read_text())['rows'][0]['n']
     moved = shutil.copytree(digits, tmp_path/'moved')
