@@ -222,9 +222,9 @@ def _stray(path): return [f'{_spell(f)} lies in no class folder; move it into on
 # %% ../nbs/01_data.ipynb #43e2702e
 _parts = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev'}   # where all folders are called so, they are hardly classes
 
-def in_parts(path: str | Path) -> bool:
-    "Whether a folder holds parts, not classes: a train/ with folders inside (with images inside, it is a class)"
-    return (t := Path(path)/'train').is_dir() and bool(_folders(t))
+def in_parts(path: str | Path, part: str = 'train') -> bool:
+    "Whether a folder holds parts, not classes: a train/ (or another `part`) with folders inside; with images alone inside, it is a class"
+    return (t := Path(path)/part).is_dir() and bool(_folders(t))
 
 def image_files(
     path: str | Path,

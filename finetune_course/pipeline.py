@@ -9,9 +9,8 @@ __all__ = ['stage_files', 'run_files', 'baseline_stages', 'known_sets', 'Config'
            'new_name', 'hold', 'look', 'stopped', 'OutFolder', 'sound', 'choose', 'doubts', 'recommend', 'load_sizes',
            'reads', 'small_input', 'starting_net', 'n_images', 'write_small', 'unlike_', 'meets', 'find_ratio',
            'shrink', 'baseline_net', 'find_width', 'Trainer', 'fine_tune', 'build_baseline', 'build_files', 'against',
-           'worse', 'judge', 'report', 'has_test', 'listing', 'fingerprints', 'origin', 'repeated', 'resumable',
-           'check_same', 'run', 'ledger_of', 'shipped_row', 'duel_line', 'html_report', 'read_report', 'known_images',
-           'evaluate_run']
+           'worse', 'judge', 'report', 'listing', 'fingerprints', 'origin', 'repeated', 'resumable', 'check_same',
+           'run', 'ledger_of', 'shipped_row', 'duel_line', 'html_report', 'read_report', 'known_images', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, hashlib, json, math, os, shutil, tempfile, time
@@ -27,7 +26,7 @@ from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
 from fastai.torch_core import num_distrib, rank_distrib, set_seed
-from .data import Images, InputError, class_folders, dataloaders, idx_folder, image_files, load, split
+from .data import Images, InputError, class_folders, dataloaders, idx_folder, image_files, in_parts, load, split
 from .backbone import backbone, build, pixel_stats, plain_cnn, replace_head_
 from .finetune import fit_, learner, pick_device
 from .export import Reader, Spec, export_onnx, save_model, write_atomic
@@ -509,14 +508,10 @@ def report(rows: list[Row], **about) -> dict:
 # %% ../nbs/09_pipeline.ipynb #cdcd327d
 known_sets = 'mnist5k', 'mnist', 'digits8'   # before any folder of that name
 
-def has_test(path: Path) -> bool:
-    "Whether a folder has a test part: a test/ with folders inside (with images inside, it is a class)"
-    return any(p.is_dir() for p in (path/'test').glob('[!.]*'))
-
 def listing(data: str | Path) -> str | None:
     "A fingerprint of the files in a folder of classes; None where `data` is something else, and has a test part that stays the same."
     path = Path(data)
-    if is_stream(data) or not path.is_dir() or has_test(path) or any(path.glob('*-ubyte*')): return None
+    if is_stream(data) or not path.is_dir() or in_parts(path, 'test') or any(path.glob('*-ubyte*')): return None
     return hashlib.sha256('\n'.join(f'{c}/{Path(f).name} {Path(f).stat().st_size}' for f, c in image_files(path)).encode()).hexdigest()[:16]
 
 def fingerprints(*sets: Images, most: int = 10**9) -> list[str]:
@@ -675,7 +670,7 @@ def evaluate_run(
         if stream: test, = stream[px]
         elif not here or not path.is_dir() or same or moved: test = load(data, px, strict)[1]
         elif any(path.glob('*-ubyte*')): test, = idx_folder(path, px, ['test'])
-        else: test = class_folders(path/'test' if has_test(path) else path, px, strict, vocab)
+        else: test = class_folders(path/'test' if in_parts(path, 'test') else path, px, strict, vocab)
         if extra := set(test.vocab) - set(vocab): raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; train with it first.')
         return replace(test, y=torch.tensor([vocab.index(c) for c in test.vocab])[test.y], vocab=vocab)
     tests = [images(px) for px in sizes]

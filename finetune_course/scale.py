@@ -29,7 +29,7 @@ from fastai.callback.core import Callback, CancelEpochException, CancelFitExcept
 from fastai.callback.progress import CSVLogger
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorCategory, TensorImage, num_distrib, rank_distrib
-from .data import Images, InputError, beside, dataloaders, decode_image, fit_square, idx_folder, image_files
+from .data import Images, InputError, beside, dataloaders, decode_image, fit_square, idx_folder, image_files, in_parts
 from .backbone import body_units
 from .export import as_channels, write_atomic
 
@@ -42,7 +42,7 @@ def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
     if any(src.glob('*-ubyte*')):
         parts = dict(zip(('train', 'test'), idx_folder(src, None)))
         return parts['train'].vocab, {k: [(lambda x=x: png(x), y) for x, y in zip(p.x, p.y.tolist())] for k, p in parts.items()}, []
-    folders = {k: src/k for k in ('train', 'test') if (src/k).is_dir()} or {'train': src}
+    folders = {k: p for k in ('train', 'test') if (p := src/k).is_dir()} if in_parts(src) or in_parts(src, 'test') else {'train': src}
     if 'train' not in folders: raise InputError(f'{src} has test/ but no train/; add train/ or give the folder of classes itself.')
     files = {k: image_files(p) for k, p in folders.items()}
     vocab = sorted({c for _, c in files['train']})

@@ -1,4 +1,4 @@
-"How nbval runs the chapters: the cells that nbdev-test runs, comparing what they print."
+"What the tests share; and how nbval runs the chapters: the cells that nbdev-test runs, comparing what they print."
 from functools import cache
 from pathlib import Path
 import pytest
@@ -35,3 +35,14 @@ def pytest_sessionfinish(session):
     ran = {Path(i.path) for i in session.items if hasattr(i, 'cell') and i.test_outputs is not None}
     idle = {Path(i.path) for i in session.items if hasattr(i, 'cell')} - ran
     if idle and not session.config.option.collectonly: pytest.exit(f'not run: {", ".join(p.name for p in idle)}', 1)
+
+def refused(capsys, *argv):
+    "The one sentence a refused call prints"
+    from finetune_course.cli import main
+    capsys.readouterr()
+    try: code = main([str(a) for a in argv])
+    except SystemExit as e: code = e.code          # argparse's own way out
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.startswith('finetune-course: ') and err.count('\n') == 1 and 'Traceback' not in err
+    return err

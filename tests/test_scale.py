@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
+from conftest import refused
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
@@ -128,26 +129,13 @@ def test_mixed_sizes_and_colours(tmp_path):
 
 def test_streams_that_cannot_serve(tmp_path, capsys, shards):
     import pyarrow as pa, pyarrow.parquet as pq
-    def refused(*argv):
-        assert main([str(a) for a in argv]) == 2
-        err = capsys.readouterr().err
-        assert err.count('\n') == 1 and err.startswith('finetune-course: ')
-        return err
     (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'train-0.parquet').write_bytes(b'no parquet')
-    assert 'damaged' in refused('run', '--data', tmp_path/'bad', '--out', tmp_path/'o')
+    assert 'damaged' in refused(capsys, 'run', '--data', tmp_path/'bad', '--out', tmp_path/'o')
     (tmp_path/'plain').mkdir(); pq.write_table(pa.table({'a': [1, 2]}), tmp_path/'plain'/'train.parquet')
-    assert 'lacks a column of images' in refused('run', '--data', tmp_path/'plain', '--out', tmp_path/'o')
-    assert 'not empty' in refused('shard', shards, shards)
-    assert 'no images' in refused('shard', tmp_path, tmp_path/'x')
+    assert 'lacks a column of images' in refused(capsys, 'run', '--data', tmp_path/'plain', '--out', tmp_path/'o')
+    assert 'not empty' in refused(capsys, 'shard', shards, shards)
+    assert 'no images' in refused(capsys, 'shard', tmp_path, tmp_path/'x')
     assert not (tmp_path/'o').exists() and not (tmp_path/'x').exists()
-
-def refused(capsys, *argv):
-    "The one sentence of a call that is refused"
-    capsys.readouterr()
-    assert main([str(a) for a in argv]) == 2
-    err = capsys.readouterr().err
-    assert err.count('\n') == 1 and err.startswith('finetune-course: ')
-    return err
 
 def test_shards_written_here(files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -187,22 +175,23 @@ def test_a_run_from_a_stream(shards, tmp_path, capsys):
 
 # --- Resuming
 
+def toy(epochs, *cbs, seed=0):
+    "Train a small net on a few digits, 8 batches an epoch"
+    train, valid = load('digits8', 8)
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4*36, 10))
+    fit_(learner(dataloaders(train.take(range(0, 1400, 10)), valid.take(range(20)), 16, (.5,), (.5,)), net, splitter=lambda m: [list(m.parameters())]), epochs, 1e-2, cbs=cbs)
+    return net.state_dict()
+
 def test_no_gradient_is_lost_between_two_steps(tmp_path):
     "Killed at any batch while gradients are added up, a training goes on to the same weights"
-    train, valid = load('digits8', 8)
-    train, valid = train.take(range(0, 1400, 10)), valid.take(range(20))
     class Kill(Callback):
         order = 101
         def __init__(self, at): self.at, self.n = at, 0
         def after_batch(self):
             self.n += self.training
             if self.n == self.at: raise RuntimeError('killed')
-    def fit(*cbs):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4*36, 10))
-        learn = learner(dataloaders(train, valid, 16, (.5,), (.5,)), net, splitter=lambda m: [list(m.parameters())])
-        fit_(learn, 2, 1e-2, cbs=[GradientAccumulation(48), *cbs])
-        return net.state_dict()
+    def fit(*cbs): return toy(2, GradientAccumulation(48), *cbs)
     want = fit()
     for at in 1, 2, 4, 8, 11:
         with pytest.raises(RuntimeError, match='killed'): fit(Checkpoint(tmp_path/str(at), every=0), Kill(at))
@@ -211,8 +200,6 @@ def test_no_gradient_is_lost_between_two_steps(tmp_path):
 def test_the_log_of_a_stopped_training_is_that_of_a_whole_one(tmp_path):
     "Stopped an epoch and a half after its last checkpoint, so that one epoch is trained twice"
     import pandas as pd
-    train, valid = load('digits8', 8)
-    train, valid = train.take(range(0, 1400, 10)), valid.take(range(20))
     class Kill(Callback):
         order = 101
         def after_batch(self):
@@ -220,11 +207,7 @@ def test_the_log_of_a_stopped_training_is_that_of_a_whole_one(tmp_path):
             if self.training and self.train_iter == 28: raise RuntimeError('killed')
     def fits(name, *cbs, resume=False):
         ckpt = Checkpoint(tmp_path/name/'ckpt', every=0, resume=resume)
-        for seed in 0, 1:
-            torch.manual_seed(seed)
-            net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4*36, 10))
-            learn = learner(dataloaders(train, valid, 16, (.5,), (.5,)), net, splitter=lambda m: [list(m.parameters())])
-            fit_(learn, 5, 1e-2, cbs=[ckpt, *tracking(tmp_path/name, *[True]*resume), *cbs])   # 8 batches an epoch
+        for seed in 0, 1: toy(5, ckpt, *tracking(tmp_path/name, resume), *cbs, seed=seed)
     fits('whole')
     with pytest.raises(RuntimeError, match='killed'): fits('cut', Kill())
     fits('cut', resume=True)
