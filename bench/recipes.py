@@ -71,6 +71,7 @@ large |= members | {
     'large: strided CNN, pupil of two kinds': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained, hard labels, 48 px', 0))),
     'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil of these teachers; 20 times 60,000 images in all
     'large: wide strided CNN, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=3, teachers=nine, copies=10),
+    'large: wide strided CNN, pupil of nine, fresh copies': dict(strided, net=partial(strided_cnn, width=64), epochs=1, teachers=nine, copies=25),   # each seen once
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
 
@@ -128,7 +129,7 @@ class Committee(nn.Module):
 def answered(name, train, device):
     "The copies of the images that a pupil learns from, with its teachers' answers as labels: made once, each with a seed of its own, and anew for new teachers"
     spec, parts, committee = seen(name, len(train.vocab)), [], None
-    same = [r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug', 'copies'))]
+    same = [r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug')) and options(r)['copies']]
     newest = max(kept(*member).stat().st_mtime for member in options(name)['teachers'])
     for i in range(options(name)['copies']):
         file = kept(f'{same[0]}, copy', i)
@@ -138,7 +139,7 @@ def answered(name, train, device):
             set_seed(i)
             dl.shuffle = dl.drop_last = False
             x = torch.cat([(x.as_subclass(Tensor)*255).round().byte() for x, _ in dl])
-            y = torch.cat([committee(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(500)])
+            y = torch.cat([committee(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(128 if device.type == 'cpu' else 500)])   # what a CPU's cache holds
             save_file(dict(x=x.cpu(), y=y.half().cpu()), part := file.with_suffix(f'.{os.getpid()}.part'))
             part.rename(file)
         parts.append(load_file(file))
