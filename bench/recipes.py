@@ -126,24 +126,34 @@ class Committee(nn.Module):
     def forward(self, x):
         with torch.autocast(x.device.type, torch.bfloat16): return (self.fast if len(x) == self.bs else self.ask)(x).float()   # other sizes would be compiled anew
 
+def written(name, what, i, make):
+    "The tensors that `make` returns from the answers of a pupil's teachers: kept for all pupils of theirs, and made anew for new teachers"
+    same = next(r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug')))
+    file, newest = kept(f'{same}, {what}', i), max(kept(*member).stat().st_mtime for member in options(name)['teachers'])
+    if not file.is_file() or file.stat().st_mtime < newest:
+        save_file(make(i), part := file.with_suffix(f'.{os.getpid()}.part'))
+        part.rename(file)
+    return load_file(file)
+
 def answered(name, train, device):
-    "The copies of the images that a pupil learns from, with its teachers' answers as labels: made once, each with a seed of its own, and anew for new teachers"
-    spec, parts, committee = seen(name, len(train.vocab)), [], None
-    same = [r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug')) and options(r)['copies']]
-    newest = max(kept(*member).stat().st_mtime for member in options(name)['teachers'])
-    for i in range(options(name)['copies']):
-        file = kept(f'{same[0]}, copy', i)
-        if not file.is_file() or file.stat().st_mtime < newest:
-            committee = committee or Committee(name, len(train.vocab), device)
-            dl = dataloaders(train, train.take(range(64)), 500, (0.,), (1.,), aug=[Drawn(**options(name)['aug'])], device=device).train
-            set_seed(i)
-            dl.shuffle = dl.drop_last = False
-            x = torch.cat([(x.as_subclass(Tensor)*255).round().byte() for x, _ in dl])
-            y = torch.cat([committee(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(128 if device.type == 'cpu' else 500)])   # what a CPU's cache holds
-            save_file(dict(x=x.cpu(), y=y.half().cpu()), part := file.with_suffix(f'.{os.getpid()}.part'))
-            part.rename(file)
-        parts.append(load_file(file))
+    "The copies of the images that a pupil learns from, each moved with a seed of its own, with its teachers' answers as labels"
+    spec, committee = seen(name, len(train.vocab)), cache(lambda: Committee(name, len(train.vocab), device))
+    def moved(i):
+        dl = dataloaders(train, train.take(range(64)), 500, (0.,), (1.,), aug=[Drawn(**options(name)['aug'])], device=device).train
+        set_seed(i)
+        dl.shuffle = dl.drop_last = False
+        x = torch.cat([(x.as_subclass(Tensor)*255).round().byte() for x, _ in dl])
+        y = torch.cat([committee()(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(128 if device.type == 'cpu' else 500)])   # what a CPU's cache holds
+        return dict(x=x.cpu(), y=y.half().cpu())
+    parts = [written(name, 'copy', i, moved) for i in range(options(name)['copies'])]
     return replace(train, **{k: torch.cat([p[k] for p in parts]) for k in 'xy'}, names=[])
+
+def voted(name, dls, x):
+    "The classes that a pupil's teachers give the images `x`, as they are and with moved copies"
+    def vote(n):
+        committee = Committee(name, dls.c, dls.device)
+        return {f'teachers{", moved" if n else ""}': answers(committee, dls, x, n).argmax(1).cpu() for n in (0, 8)}
+    return written(name, 'vote', len(x), vote)
 
 def towards(pred, y):
     "The loss towards the written answers of teachers; towards labels the cross entropy"
@@ -180,33 +190,42 @@ def fresh_net(name, n_out, seed):
     if p['drop']: net = drop_blind(net, seen(name, n_out), .9)[0]
     return net, copy.deepcopy(net.state_dict()), Compile() if torch.cuda.is_available() else Compile(mode='default')
 
+def batched(name, train, device, aug, lesson=None):
+    spec = seen(name, len(train.vocab))
+    return dataloaders(lesson or train, train.take(range(64)), options(name)['bs'], spec.mean, spec.std, aug=aug, device=device)
+
 def train(name, train, valid, seed, device, head):
-    p, spec = options(name), seen(name, len(train.vocab))
-    def batches(aug): return dataloaders(train, train.take(range(64)), p['bs'], spec.mean, spec.std, aug=aug, device=device)
+    p = options(name)
+    batches = partial(batched, name, train, device)
     dls = batches([Drawn(**p['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
-    lesson = answered(name, train, device) if p['copies'] else None
+    lesson = batches([], answered(name, train, device)) if p['copies'] else dls
     average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
     extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and not cuda and torch.cpu.get_capabilities().get('avx512_bf16', False))
-    teachers = {'teachers': Committee(name, dls.c, dls.device)} if p['teachers'] else {}
-    def fit(dls, teachers, *args):
-        learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra, *map(Teach, teachers)],
+    def fit(dls, cbs, *args):
+        learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra, *cbs],
                         loss_func=towards if p['copies'] else LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
         fit_(learn, *args, seed=seed)
         return learn
-    if p['copies']: learn = fit(dataloaders(lesson, train.take(range(64)), p['bs'], spec.mean, spec.std, aug=[], device=device), [], p['epochs'], p['lr'])
-    else: learn = fit(dls, teachers.values(), p['epochs'], p['lr'])
+    learn = fit(lesson, [Teach(Committee(name, dls.c, dls.device))] if p['teachers'] and not p['copies'] else [], p['epochs'], p['lr'])
     plain, gently = batches([]).train, batches([Drawn(**gentle)])
-    if p['finish']: learn = fit(gently, [Committee(name, dls.c, dls.device, plain)], p['finish'], 2e-3)
+    if p['finish']: learn = fit(gently, [Teach(Committee(name, dls.c, dls.device, plain))], p['finish'], 2e-3)
     if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
-    seconds, y = time.perf_counter() - t, valid.y.to(dls.device)
+    seconds, x = time.perf_counter() - t, valid.x.to(dls.device)
     clean = recalibrate_clean_(copy.deepcopy(learn.model), plain)
-    nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently), **{k: (m, dls) for k, m in teachers.items()}}
-    ways = {f'{k}{", moved" if n else ""}': answers(*v, valid.x.to(dls.device), n) for k, v in nets.items() for n in (0, 8)}
-    return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o.argmax(1) != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
+    nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently)}
+    ways = {f'{k}{", moved" if n else ""}': answers(*v, x, n).argmax(1).cpu() for k, v in nets.items() for n in (0, 8)}
+    if p['teachers']: ways |= voted(name, dls, x)
+    return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o != valid.y.cpu()).nonzero()[:, 0].tolist() for k, o in ways.items()})
+
+def prepare(name, train, valid, device):
+    "Have a pupil's teachers answer, where they have not"
+    if options(name)['copies']: answered(name, train, device)
+    dls = batched(name, train, device, [Drawn(**options(name)['aug'])])
+    voted(name, dls, valid.x.to(dls.device))
 
 def one(name, kind, seed, folder, folds, device):
     px = options(name)['px']
@@ -234,14 +253,15 @@ def main():
     parser, a = a, a.parse_args()
     warnings.filterwarnings('ignore')
     kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
+    if a.report and not a.idx: parser.error("--report reads MNIST's test images: add --idx FOLDER.")
     if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): parser.error('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
     if kind != 'report' and any(options(r)['teachers'] for r in a.recipe): parser.error('the teachers of a pupil may have learned from the images that are held out; add --report.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
     share = math.ceil(len(todo)/a.jobs)
-    for name in {r for r, s in todo if a.job == 0 and options(r)['copies'] and (kind, r, s, a.folds) not in done}:   # before several jobs ask for them
-        if all(kept(*member).is_file() for member in options(name)['teachers']): answered(name, idx_folder(a.idx, options(name)['px'])[0], device)
+    for name in {r for r, s in todo if a.job == 0 and options(r)['teachers'] and (kind, r, s, a.folds) not in done}:   # before several jobs ask for it
+        if all(kept(*member).is_file() for member in options(name)['teachers']): prepare(name, *idx_folder(a.idx, options(name)['px']), device)
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
         if (kind, name, seed, a.folds) in done: continue
