@@ -9,8 +9,9 @@ __all__ = ['stage_files', 'run_files', 'baseline_stages', 'known_sets', 'Config'
            'new_name', 'hold', 'look', 'stopped', 'OutFolder', 'sound', 'choose', 'doubts', 'recommend', 'load_sizes',
            'reads', 'small_input', 'starting_net', 'n_images', 'write_small', 'unlike_', 'meets', 'find_ratio',
            'shrink', 'baseline_net', 'find_width', 'Trainer', 'fine_tune', 'build_baseline', 'build_files', 'against',
-           'worse', 'judge', 'report', 'listing', 'fingerprints', 'origin', 'repeated', 'resumable', 'check_same',
-           'run', 'ledger_of', 'shipped_row', 'duel_line', 'html_report', 'read_report', 'known_images', 'evaluate_run']
+           'worse', 'timed_as', 'judge', 'report', 'listing', 'fingerprints', 'origin', 'repeated', 'resumable',
+           'check_same', 'run', 'ledger_of', 'shipped_row', 'duel_line', 'html_report', 'read_report', 'known_images',
+           'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
 import copy, hashlib, json, math, os, shutil, tempfile, time
@@ -491,12 +492,17 @@ def worse(row: Row) -> list[str]:
     if row.lost is None or row.lost <= row.gained or row.p >= .05: return []
     return [f'on the held-out images {row.stage} is worse than the fine-tuned net: {row.lost} lost, {row.gained} gained (p {p_text(row.p)}).']
 
+def timed_as(rows: list[Row], others: list[Row]) -> list[Row]:
+    "Copies of the rows with the times of others of the same files, so that a choice rests on the very times that are reported"
+    times = 'latency_ms_b1', 'latency_ms_b64', 'faster_b1', 'faster_b64'
+    return [replace(r, **{k: getattr(o, k) for k in times}) for r, o in zip(rows, others, strict=True)]
+
 def judge(cfg: Config, sets: dict, out: Path) -> dict:
     "What the files are worth: the ledger's rows, the stage to ship, warnings, who pays, the duel with the control"
     files = {stage: out/stage_files[stage] for stage in cfg.stages}
     valids, tests = ([s[i] for s in sets.values()] for i in (1, 2))
-    on_valid, rows = agree(None if rank_distrib() else (measure(files, *valids), measure(files, *tests)))   # the others keep still
-    shipped, warnings = recommend(cfg, on_valid)
+    on_valid, rows = agree(None if rank_distrib() else (measure(files, *valids, speed=False), measure(files, *tests)))   # the others keep still
+    shipped, warnings = recommend(cfg, timed_as(on_valid, rows))
     who = per_class(files['fine-tuned'], files[shipped], *tests)
     duel = against(files['int8'], files['baseline int8'], *tests) if cfg.baseline else None
     return dict(rows=rows, shipped=shipped, warnings=repeated(*sets[cfg.size]) + warnings + worse(next(r for r in rows if r.stage == shipped)) + losers(who), baseline=duel, per_class=who.reset_index().to_dict('records'))
