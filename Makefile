@@ -44,7 +44,7 @@ export: $(STAMP) ## modules and README from the notebooks; notebooks cleaned
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python tools/site.py readme
 
-clean:          ## away with everything that was made here, but runs/
+clean:          ## away with what was installed and built here; runs/ and bench/teachers/ stay
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -6,14 +6,14 @@ Five ways to train, three seeds each, on 4,000 digits (a tenth of them for valid
 the same ladder of learning rates, on a seed of its own, until two steps in a row bring nothing, and keeps the best, so that
 none is held back by another's rate. Held-out images take no part in that. Rows are added to the JSON file as they come; a run that is
 there already is skipped, so the command may be stopped and started again."""
-import argparse, json, time
+import time
 from pathlib import Path
 
 from fastai.callback.training import BnFreeze
 from fastai.torch_core import set_seed
+from bench.shared import arguments, command, keep, read_here, unmixed
 from finetune_course.backbone import backbone, pixel_stats, predict_tensor, replace_head_
 from finetune_course.data import dataloaders, idx_folder, load, split
-from finetune_course.evaluate import environment
 from finetune_course.finetune import fit_, learner, pick_device
 
 rates = 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.   # with layer groups this is the head's, the first layers' a tenth of it
@@ -44,31 +44,27 @@ def train(arch, sets, test_sets, lr, seed, epochs, device, weights=None, freeze=
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments(__doc__, 'ablation.json')
     p.add_argument('--px', type=int, default=32, help='side of the images')
     p.add_argument('--epochs', type=int, default=3)
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--arch', default='tf_efficientnet_lite0')
     p.add_argument('--device', default='cpu')
     p.add_argument('--idx', type=Path, help="folder with MNIST's four files: measure on its 10,000 test images too")
-    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'ablation.json')
-    p.add_argument('--limit', type=int, help='stop after so many trainings')
     args = p.parse_args()
     setup = dict(data='mnist5k', arch=args.arch, px=args.px, epochs=args.epochs)
-    done = json.loads(args.out.read_text()) if args.out.is_file() else dict(setup, environment=environment(), rows=[])
-    if {k: done[k] for k in setup} != setup: p.error(f'{args.out} holds other settings; remove it or give --out')
-    rows, todo, device = done['rows'], args.limit or 10**6, pick_device(args.device)
+    done, device = read_here(args.out, **setup, rows=[]), pick_device(args.device)
+    rows = done['rows']
+    for k in setup: unmixed(args.out, k, [done[k]], setup[k])
     sets, held_out = load('mnist5k', args.px)
     tests = {'held_out': held_out} | ({'mnist_test': idx_folder(args.idx, args.px)[1]} if args.idx else {})
 
+    for r in rows: unmixed(args.out, 'test images', [[k for k in ('held_out', 'mnist_test') if k in r]] if r['stage'] == 'measure' else [], [*tests])
+
     def run(way, stage, lr, seed, tests):
-        nonlocal todo
         if any((r['way'], r['stage'], r['lr'], r['seed']) == (way, stage, lr, seed) for r in rows): return
-        if not todo: raise SystemExit(f'{len(rows)} trainings done, stopped by --limit')
-        todo -= 1
         rows.append(dict(way=way, stage=stage) | train(args.arch, sets, tests, lr, seed, args.epochs, device, **ways[way]))
-        args.out.parent.mkdir(exist_ok=True)
-        args.out.write_text(json.dumps(done, indent=1) + '\n')
+        keep(args.out, done)
         print({k: v for k, v in rows[-1].items() if k[:2] != 'n_'}, flush=True)
 
     def picks(way): return [r for r in rows if r['way'] == way and r['stage'] == 'pick the rate']
@@ -83,4 +79,4 @@ def main():
         for way in ways: run(way, 'measure', best[way], seed, tests)
     print(f'{len(rows)} trainings in {args.out}')
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

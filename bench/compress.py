@@ -1,18 +1,19 @@
 """How small can it get, at what cost? Each point is one way to make a small net; each row is one seed of it, measured from its files.
 
     python -m bench.compress [POINT ...] [--seeds 0 1 2] [--idx FOLDER]    # default: every point that is missing
-    python -m bench.compress --clock --idx FOLDER                          # no training: the speed of all points anew, on one quiet machine
+    python -m bench.compress --clock --idx FOLDER                          # no training but of a start that is missing: the speed of all points anew, on one quiet machine
 
-All points start from the net that was fine-tuned on the embedded 4,000. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
+All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000, which teaches those too. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
 command may be stopped and started again. Teachers are kept in bench/teachers."""
-import argparse, copy, json, tempfile, time
+import copy, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np, onnx, onnxruntime, torch
 from torch import nn
 from fastai.torch_core import TensorImage, set_seed
+from bench.shared import arguments, command, here, keep, known, read, unmixed
 from finetune_course.backbone import plain_cnn, predict_tensor
 from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import environment, latency, measure
@@ -22,7 +23,6 @@ from finetune_course.pipeline import Config, small_input, starting_net, unlike_,
 from finetune_course.prune import Tutor, accuracy_of, prune, prune_recover, recover_
 from finetune_course.quantize import mixed_bits, on_paper, quantization_aware
 
-here = Path(__file__).parent
 default = dict(ratio=.95, px=28, epochs=40, cuts=1, round_to=8, teacher=True, start='fine-tuned', full=False, size=48, bs=64, width=24, bits=False)
 race = dict(ratio=.962, epochs=24, round_to=4)   # the same size and budget four times
 full = dict(full=True, bs=128, epochs=16, teacher=False)   # with labels enough
@@ -92,7 +92,7 @@ def make(name, seed, folder):
     else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, p['round_to'], seed=seed)
     seconds, (rows, ratios) = time.perf_counter() - start, gauge(p, begun, net, small_spec)
     if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, test, teacher, seed)
-    return dict(point=name, seed=seed, **p, weight_bits=7, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **rows, **ratios)
+    return dict(point=name, seed=seed, **p, environment=environment(), seconds=round(seconds, 1), valid_accuracy=accuracy_of(net, dls.valid), **rows, **ratios)
 
 def clock(rows, folder):
     "Time every point anew on this machine, in place: a net's weights change nothing about its speed, so nets of the same shapes will do."
@@ -149,28 +149,28 @@ def paper(net, dls, test, teacher, seed):
     return rows
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = arguments(__doc__, 'compress.json')
     a.add_argument('point', nargs='*', help=f'one or more of: {"; ".join(points)}')
     a.add_argument('--seeds', type=int, nargs='+', default=[0])
     a.add_argument('--idx', type=Path, help="folder with MNIST's four files")
     a.add_argument('--clock', action='store_true', help='time every point of the JSON anew')
-    a.add_argument('--out', type=Path, default=here/'results'/'compress.json')
     a = a.parse_args()
-    def done(): return json.loads(a.out.read_text()) if a.out.is_file() else dict(rows=[])
+    def done(): return read(a.out, rows=[])
+    known(a.point, points)
+    unmixed(a.out, 'test images', [r['int8']['n'] for r in done()['rows']], len(images(default, default['px'], 0, a.idx)[2]))
     if a.clock:
         clock((now := done())['rows'], a.idx)
-        return a.out.write_text(json.dumps(now, indent=1) + '\n')
+        return keep(a.out, now)
     for name in a.point or points:
-        if name not in points: raise SystemExit(f'unknown point {name!r}; choose one of {", ".join(points)}')
         for seed in a.seeds:
-            if any((r['point'], r['seed'], r.get('weight_bits', 7)) == (name, seed, 7) for r in done()['rows']): continue
+            if any((r['point'], r['seed']) == (name, seed) for r in done()['rows']): continue
             if points[name].get('full') and not a.idx: print(f'{name}: needs --idx'); continue
             row = make(name, seed, a.idx)
             now = done()   # read again: another process may be making other rows
             now['rows'].append(row)
-            a.out.write_text(json.dumps(now, indent=1) + '\n')
+            keep(a.out, now)
             q = row['int8']
             print(f'{name}, seed {seed}: {q["bytes"]:,} bytes, {q["accuracy"]:.4f} (fine-tuned {row["fine-tuned"]["accuracy"]:.4f}, fp32 {row["pruned"]["accuracy"]:.4f}), '
                   f'{q["faster_b1"]:.1f}/{q["faster_b64"]:.1f} times faster, {row["seconds"]:.0f} s', flush=True)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

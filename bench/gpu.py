@@ -4,12 +4,11 @@
 
 rates: images a second at 64 px, by turns, after the first 40 steps, so that compiling and what workers have prefetched are not counted; compiling is given beside it. The peak is that of a large bf16 matrix product.
 schedule: the shortest one-cycle schedule whose mean over three seeds reaches 99.5 % on 6,000 training images that are held out, reported on the 10,000 test images."""
-import argparse, json, statistics, tempfile, time
+import statistics, tempfile, time
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.optimizer import Adam
 from fastai.vision.augment import Resize, aug_transforms
@@ -17,9 +16,9 @@ from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import vision_learner
 from fastai.torch_core import set_seed
 from bench.compress import macs
+from bench.shared import arguments, as_pngs, command, keep, known, read_here, unmixed
 from finetune_course.backbone import backbone, replace_head_
-from finetune_course.data import dataloaders, idx_folder, split
-from finetune_course.evaluate import environment
+from finetune_course.data import InputError, dataloaders, idx_folder, split
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of
 from finetune_course.scale import Compile
@@ -61,11 +60,9 @@ def rate(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit(1000, 1e-3, cbs=[clock])
     return clock.rate
 
-def rates(train, valid, save):
+def rates(train, valid, test, save, was):
     with tempfile.TemporaryDirectory() as tmp:
-        for i, (x, y) in enumerate(zip(train.x, train.y)):
-            (f := Path(tmp, str(int(y)))).mkdir(exist_ok=True)
-            Image.fromarray(x[0].numpy()).save(f/f'{i:05}.png')
+        as_pngs(train, Path(tmp))
         ways = {'ours': partial(ours, train, valid, opt_func=Adam), 'ours, fused optimizer': partial(ours, train, valid), 'ours, fused, compiled': partial(ours, train, valid, cbs=[Compile(mode='default')]),
                 'ours, fused, compiled to a CUDA graph': partial(ours, train, valid, cbs=[Compile()]), 'ours, fused, batches of 2048': partial(ours, train, valid, 2048),
                 'fastai, fp32, batches of 64': partial(theirs, tmp), 'fastai, fp16, batches of 64': partial(theirs, tmp, half=True), 'fastai, fp16, batches of 512': partial(theirs, tmp, 512, True)}
@@ -87,8 +84,8 @@ def rates(train, valid, save):
     best = max(statistics.median(r) for k, r in res.items() if k.startswith('ours') and r)
     save(dict(images_s=res, seconds_before_the_clock=first, broken=broken, peak_tflops=round(peak/1e12), share_of_peak=round(6*macs(start(0), 3, 64)*best/peak, 4)))
 
-def schedule(train, valid, test, save):
-    reported, net, graph, res = dataloaders(test, test, 512, device='cuda').valid, start(0), Compile(), dict(schedules=[])
+def schedule(train, valid, test, save, was):
+    reported, net, graph, res = dataloaders(test, test, 512, device='cuda').valid, start(0), Compile(), was or dict(schedules=[])
     def run(epochs, seed):
         net.load_state_dict(start(seed).state_dict())
         learn = learner(dataloaders(train, valid, 512, device='cuda'), net, cbs=[graph])
@@ -96,24 +93,28 @@ def schedule(train, valid, test, save):
         return dict(seed=seed, seconds=round(seconds, 2), valid=accuracy_of(net, learn.dls.valid), test=accuracy_of(net, reported))
     res['first epoch, with compiling'] = run(1, 0)['seconds']
     for epochs in (2, 3, 4, 6, 8, 12):
-        res['schedules'].append(dict(epochs=epochs, runs=(runs := [run(epochs, seed) for seed in range(3)])))
-        save(res)
-        print(epochs, runs, flush=True)
+        runs = next((s['runs'] for s in res['schedules'] if s['epochs'] == epochs), None)
+        if runs is None:
+            res['schedules'].append(dict(epochs=epochs, runs=(runs := [run(epochs, seed) for seed in range(3)])))
+            save(res)
+            print(epochs, runs, flush=True)
         if statistics.mean(r['valid'] for r in runs) >= .995: break
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument('part', nargs='*', default=['rates', 'schedule'], help='rates schedule')
+    parts = dict(rates=rates, schedule=schedule)
+    a = arguments(__doc__, 'gpu.json')
+    a.add_argument('part', nargs='*', help='rates schedule')
     a.add_argument('--idx', type=Path, required=True)
-    a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'gpu.json')
     a = a.parse_args()
-    if not torch.cuda.is_available(): raise SystemExit('no CUDA GPU here: this benchmark needs one.')
+    known(a.part, parts)
+    if not torch.cuda.is_available(): raise InputError('there is no CUDA GPU here, and this benchmark needs one.')
     rest, test = idx_folder(a.idx, 64)
     train, valid = split(rest, .1)
+    res = read_here(a.out, device=torch.cuda.get_device_name(), px=64)
+    unmixed(a.out, 'the GPU', [res['device']], torch.cuda.get_device_name())
     def save(name, value):
-        res = json.loads(a.out.read_text()) if a.out.is_file() else {}
-        res |= {name: value, 'device': torch.cuda.get_device_name(), 'environment': environment(), 'px': 64}
-        a.out.write_text(json.dumps(res, indent=1) + '\n')
-    for name in a.part: dict(rates=rates, schedule=partial(schedule, test=test))[name](train, valid, save=partial(save, name))
+        res[name] = value
+        keep(a.out, res)
+    for name in a.part or parts: parts[name](train, valid, test, partial(save, name), res.get(name))
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

@@ -1,13 +1,13 @@
 """Libraries that make nets small, side by side with this course: the same data, the same fine-tuned net to start from, the same test images.
 
     pip install -e '.[peers]'
-    python -m bench.peers [PEER ...] [--seeds 0 1 2] [--idx FOLDER]    # default: all; `torch-pruning` means all whose names begin so
+    python -m bench.peers [PEER ...] [--seeds 0] [--idx FOLDER]    # default: all; `torch-pruning` means all whose names begin so
 
 Each peer is used as its own documentation recommends; what had to be settled otherwise stands in its row (`recipe`). Every row names its runtime; `faster` is against
 the fine-tuned fp32 file in ONNX Runtime, `same_runtime_faster` against the fine-tuned fp32 net in the row's own runtime, turn by turn, on one thread. Peers that train
-get as many epochs as the course's own cut. With --idx everything is measured on MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out.
+get as many epochs as the course's own cut here. With --idx everything is measured on MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out.
 A peer that does not run leaves a row that says so. Finished rows are written at once and skipped the next time; trained and converted files are kept in bench/teachers."""
-import argparse, contextlib, copy, io, json, shutil, time
+import contextlib, copy, io, json, time
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastai.torch_core import params, set_seed
-from bench.compress import default, here, images, teacher_of
+from bench.compress import default, images, teacher_of
+from bench.shared import arguments, command, here, keep, known, read, unmixed
 from finetune_course.backbone import head_name
-from finetune_course.data import dataloaders
+from finetune_course.data import InputError, dataloaders
 from finetune_course.evaluate import environment, mcnemar, measure, paired_difference, wilson
 from finetune_course.export import Pixels, Reader, as_channels, channel_spec, export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
@@ -37,6 +38,7 @@ class Start:
         self.work = here/'teachers'/f'peers-{seed}-{epochs}'
         self.work.mkdir(parents=True, exist_ok=True)
         self.sets = {}
+        self.images()   # a wrong folder is no peer's fault
 
     def images(self, px=default['size']):
         if px not in self.sets: self.sets[px] = images(default, px, self.seed, self.folder)
@@ -166,7 +168,7 @@ def torch_pruning(s: Start, ratio, int8):
 # ---- fasterai
 
 def fasterai_cut(s: Start, ratio):
-    "Its tutorial: filters of the whole net by size, gradually over 10 epochs; the rest of the epochs to recover"
+    "Its tutorial: filters of the whole net by size, gradually over the first quarter of the epochs; the rest to recover"
     from fasterai.core.criteria import large_final
     from fasterai.core.schedule import one_cycle
     from fasterai.prune.all import PruneCallback
@@ -239,10 +241,10 @@ def in_inductor(net, c, px):
     "Compiled for one batch size at a time, weights frozen, for one thread"
     import torch._inductor.config as cfg
     cache = {}
+    torch._dynamo.reset()   # of what others compiled; later it would take away what is in `cache`
     def run(bs):
         torch.set_num_threads(1)
         if bs not in cache:
-            torch._dynamo.reset()
             f = torch.compile(copy.deepcopy(net), dynamic=False)
             def go(x):
                 with torch.no_grad(): return f(torch.from_numpy(x)).numpy()
@@ -253,7 +255,7 @@ def in_inductor(net, c, px):
 
 def inductor(s: Start, int8):
     net, batches = Pixels(copy.deepcopy(s.model).to(memory_format=torch.channels_last), s.spec.mean, s.spec.std).eval(), s.batches()
-    def save(m): return s.once(f'inductor {"int8" if int8 else "fp32"}.pt2', lambda p: torch.export.save(captured(m, batches[0]), p.with_suffix('.pt2')) or p.with_suffix('.pt2').rename(p))
+    def save(m): return s.once(f'inductor {"int8" if int8 else "fp32"}.pt2', lambda p: torch.export.save(captured(m, batches[0]), p))
     own, about = in_inductor(net, 3, s.spec.px), dict(runtime=f'torch.compile (Inductor) {torch.__version__}')
     if not int8: return other_row(s, own, own, save(net).stat().st_size, **about, recipe='torch.compile, freezing, channels_last; bytes: torch.export.save')
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -292,7 +294,7 @@ def openvino(s: Start, what):
     import nncf
     def make(p):
         q = nncf.quantize(core.read_model(s.base), nncf.Dataset([x.numpy() for x in s.batches(1)]))
-        p.mkdir()
+        p.mkdir(exist_ok=True)
         ov.save_model(q, p/'model.xml')
     folder = s.once('nncf', make)
     return other_row(s, in_openvino(core.read_model(folder/'model.xml'), 3, s.spec.px), own, sum(f.stat().st_size for f in folder.iterdir()), **about,
@@ -314,29 +316,31 @@ def first_line(e):
     return f'does not run: {type(e).__name__}: {lines[0]}'.replace(str(here.parent), '.').replace(str(Path.home()), '~')
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = arguments(__doc__, 'peers.json')
     a.add_argument('peer', nargs='*', help=f'beginnings of: {"; ".join(peers)}')
     a.add_argument('--seeds', type=int, nargs='+', default=[0])
-    a.add_argument('--epochs', type=int, default=default['epochs'], help='of each training after a cut')
+    a.add_argument('--epochs', type=int, default=24, help='of each training after a cut; default: 24')
     a.add_argument('--idx', type=Path, help="folder with MNIST's four files")
-    a.add_argument('--out', type=Path, default=here/'results'/'peers.json')
     a = a.parse_args()
-    if unknown := [p for p in a.peer if not any(n.startswith(p) for n in peers)]: raise SystemExit(f'unknown peer {unknown[0]!r}; choose one of {"; ".join(peers)}')
-    done = json.loads(a.out.read_text()) if a.out.is_file() else dict(environment=environment(), rows=[])
-    threads = torch.get_num_threads()
+    chosen = [n for n in peers if not a.peer or n.startswith(tuple(a.peer))]
+    known([p for p in a.peer if not any(n.startswith(p) for n in chosen)], peers)
+    done, threads = read(a.out, rows=[]), torch.get_num_threads()
+    unmixed(a.out, '--epochs', [r['epochs'] for r in done['rows'] if 'epochs' in r], a.epochs)
     for seed in a.seeds:
         start = None
-        for name in (n for n in peers if not a.peer or n.startswith(tuple(a.peer))):
+        for name in chosen:
             needs, peer = peers[name]
             if any((r['peer'], r['seed']) == (name, seed) for r in done['rows']): continue
             if missing := [p for p in needs if not find_spec(p.replace('-', '_'))]: print(f"{name}: needs {', '.join(missing)}; pip install -e '.[peers]'"); continue
             start = start or Start(seed, a.idx, a.epochs)
+            unmixed(a.out, 'test images', [r['n'] for r in done['rows'] if 'n' in r], len(start.images()[2]))
             torch.set_num_threads(threads)   # one peer measures with a single one
             try: row = peer(start)
+            except (InputError, OSError): raise   # a disk that is full, say
             except Exception as e: row = dict(note=first_line(e))   # the row is the result: on these versions it does not run
-            done['rows'].append(dict(peer=name, seed=seed, versions={p: version(p) for p in needs}, **row))
-            a.out.write_text(json.dumps(done, indent=1) + '\n')
+            done['rows'].append(dict(peer=name, seed=seed, versions={p: version(p) for p in needs}, environment=environment(), **row))
+            keep(a.out, done)
             print(f'{name}, seed {seed}:', row.get('note') or f'{row["bytes"]:,} bytes, {row["accuracy"]:.4f} (lost {row["lost"]}, gained {row["gained"]}, p {row["p"]:.3f}), '
                   f'{row["latency_ms_b1"]:.3f}/{row["latency_ms_b64"]:.2f} ms, {row["faster_b1"]:.1f}/{row["faster_b64"]:.1f} times faster, {row["runtime"]}', flush=True)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

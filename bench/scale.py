@@ -8,28 +8,20 @@ import argparse, json, os, re, statistics, subprocess, sys, tempfile, time, warn
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
-from fastai.data.transforms import Normalize
 from fastai.torch_core import rank_distrib
-from fastai.vision.augment import Resize
-from fastai.vision.data import ImageDataLoaders
+from bench.loading import fastai_dls, px
+from bench.shared import arguments, as_pngs, command, epoch, keep, known, read_here
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.data import dataloaders, mnist5k, split
-from finetune_course.evaluate import environment
 from finetune_course.finetune import fit_, learner
-from finetune_course.scale import Checkpoint, StreamDL, load_shards, open_shards, rank_callbacks, start_ranks, stream_dataloaders, write_shards
+from finetune_course.scale import Checkpoint, load_shards, rank_callbacks, start_ranks, stream_dataloaders, write_shards
 
-def png_folder(path):
-    for i, (x, c) in enumerate(zip((ds := mnist5k()).x, ds.y)):
-        (f := path/'train'/ds.vocab[c]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(x[0].numpy()).save(f/f'{i:04}.png')
-    return path
-
-def epoch(dl):
-    t, n = time.perf_counter(), 0
-    for xb, _ in dl: n += len(xb)
-    return n/(time.perf_counter() - t)
+def shards(tmp, rows):
+    "A folder of shards of the embedded 5,000, and the PNG files they were made of"
+    as_pngs(mnist5k(), tmp/'f'/'train')
+    write_shards(tmp/'f', tmp/'s', rows=rows)
+    return tmp/'s', tmp/'f'
 
 def by_turns(ways, rounds=3):
     "Medians of A B A B, after one round of warm-up"
@@ -43,10 +35,10 @@ def child(*argv, ranks=0):
 
 def memory(tmp):
     "The shards are written here, and read by processes that do nothing else"
-    write_shards(png_folder(tmp/'f'), tmp/'s', rows=5000)
+    source, _ = shards(tmp, 5000)
     def one(n):
         (many := tmp/f'{n}').mkdir()
-        for k in range(n//5000): os.link(next((tmp/'s').glob('*.parquet')), many/f'train-{k:05}.parquet')
+        for k in range(n//5000): os.link(next(source.glob('*.parquet')), many/f'train-{k:05}.parquet')
         return child('memory', n, many)
     return [one(n) for n in (10_000, 100_000, 1_000_000)]
 
@@ -63,23 +55,22 @@ def train_once(n, folder):
     return dict(images=n, peak_mb=round(peak_mb()), images_s=round(n/(time.perf_counter() - t)))
 
 def loading(tmp):
-    write_shards(png_folder(tmp/'f'), tmp/'s', rows=1000)
-    shards = open_shards(tmp/'s')['train']
-    def fastai(w): return ImageDataLoaders.from_folder(tmp/'f', valid_pct=.01, item_tfms=Resize(48, method='squish'), batch_tfms=[Normalize.from_stats([.5]*3, [.5]*3, cuda=False)], bs=64, num_workers=w, device='cpu').train
-    return by_turns({f'{k}, {w} workers': (lambda f=f, w=w: epoch(f(w))) for w in (0, 2) for k, f in dict(stream=lambda w: StreamDL(shards, 48, num_workers=w), fastai=fastai).items()})
+    source, files = shards(tmp, 1000)
+    def stream(w): return stream_dataloaders(*load_shards(source, px, most=64)[:2], aug=[], num_workers=w).train
+    def fastai(w): return fastai_dls(files, [], w, valid_pct=.01).train
+    return by_turns({f'{k}, {w} workers': (lambda f=f, w=w: epoch(f(w))) for w in (0, 2) for k, f in dict(stream=stream, fastai=fastai).items()})
 
 def training(tmp):
-    write_shards(png_folder(tmp/'f'), tmp/'s', rows=1000)
-    train, valid, _ = load_shards(tmp/'s', 48, most=64)
-    within = mnist5k(48).take(range(0, 5000, 4))
-    def speed(dls, n):
+    train, valid, _ = load_shards(shards(tmp, 1000)[0], px, most=64)
+    within = mnist5k(px).take(range(0, 5000, 4))
+    def speed(dls):
         learn = learner(dls, replace_head_(backbone(), 10))
         t = time.perf_counter()
         fit_(learn, 1)
-        return n/(time.perf_counter() - t)
+        return 64*len(dls.train)/(time.perf_counter() - t)
     train.shards.rows = 1250*5000//len(train.shards)      # as many batches as in memory
     dls = stream_dataloaders(train, valid, 64)
-    return by_turns({'in memory': lambda: speed(dataloaders(within, valid), len(within)), 'stream': lambda: speed(dls, 64*len(dls.train))}, 2)
+    return by_turns({'in memory': lambda: speed(dataloaders(within, valid)), 'stream': lambda: speed(dls)}, 2)
 
 def ranks(world):
     "Images a second of all ranks together, in the second epoch"
@@ -101,10 +92,9 @@ def checkpoints(tmp):
     return dict(seconds=round(statistics.median(times[:-1]), 3), mb=round(sum(f.stat().st_size for f in tmp.glob('*.previous'))/1e6, 1), share_of_20_s=round(statistics.median(times[:-1])/20, 4))
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = arguments(__doc__, 'scale.json')
     a.add_argument('part', nargs='*')
     a.add_argument('--one', nargs='+', help=argparse.SUPPRESS)   # in a process of its own
-    a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.json')
     a = a.parse_args()
     warnings.filterwarnings('ignore')
     with tempfile.TemporaryDirectory() as tmp:
@@ -113,13 +103,13 @@ def main():
         if a.one:
             rate = ranks(int(a.one[1]))
             return print(json.dumps(rate)) if rank_distrib() == 0 else None
-        def done(): return json.loads(a.out.read_text()) if a.out.is_file() else {}
         parts = dict(memory=memory, loading=loading, training=training, checkpoints=checkpoints,
                      ranks=lambda t: by_turns({'1 process': lambda: child('ranks', 1), '2 processes': lambda: child('ranks', 2, ranks=2)}, 2))
-        for name in a.part or [p for p in parts if p not in done()]:
+        known(a.part, parts)
+        res = read_here(a.out)
+        for name in a.part or [p for p in parts if p not in res]:
             (folder := tmp/name).mkdir()
-            res = parts[name](folder)
-            a.out.write_text(json.dumps(done() | {name: res, 'environment': environment()}, indent=1) + '\n')
-            print(name, json.dumps(res), flush=True)
+            keep(a.out, res := res | {name: parts[name](folder)})
+            print(name, res[name], flush=True)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

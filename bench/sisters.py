@@ -3,15 +3,15 @@
     python -m bench.sisters [--seeds 0 1 2] [--epochs 12]
 
 Trained from scratch on the embedded 4,000 at 32 pixels, measured on the 1,000 that are held out. Each finished row is written at once and skipped the next time."""
-import argparse, json, tempfile
+import tempfile
 from pathlib import Path
 
 import timm
 from torch import nn
 from fastai.torch_core import set_seed
+from bench.shared import arguments, command, keep, read_here
 from finetune_course.backbone import pixel_stats
 from finetune_course.data import dataloaders, load, split
-from finetune_course.evaluate import environment
 from finetune_course.export import Reader, Spec, export_onnx
 from finetune_course.prune import recover_
 from finetune_course.quantize import quantize_onnx
@@ -40,17 +40,16 @@ def train(kw, seed, epochs):
     return dict(fp32=dict(accuracy=right(exact)), **row)
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = arguments(__doc__, 'sisters.json')
     a.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     a.add_argument('--epochs', type=int, default=12)
-    a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'sisters.json')
     a = a.parse_args()
-    done = json.loads(a.out.read_text()) if a.out.is_file() else dict(arch=arch, px=px, n=1000, environment=environment(), rows=[])
+    done = read_here(a.out, arch=arch, px=px, n=1000, rows=[])
     for seed in a.seeds:
         for name, kw in nets.items():
             if any((r['net'], r['seed'], r['epochs']) == (name, seed, a.epochs) for r in done['rows']): continue
             done['rows'].append(dict(net=name, seed=seed, epochs=a.epochs, **train(kw, seed, a.epochs)))
-            a.out.write_text(json.dumps(done, indent=1) + '\n')
+            keep(a.out, done)
             print(done['rows'][-1], flush=True)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

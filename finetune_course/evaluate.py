@@ -240,7 +240,7 @@ def environment() -> dict:
         best = next((f for f in ('amx_int8', 'avx512_vnni', 'avx_vnni', 'avx512f', 'avx2') if f in about.get('flags', '').split()), '')
         cpu = f'{about.get("model name", cpu)} {best}'.strip()   # what it can do with 8-bit integers decides how fast int8 is
     pkgs = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
-    return dict(cpu=cpu, cores=os.cpu_count(), os=platform.platform(), python=platform.python_version(),
+    return dict(cpu=cpu, cores=os.cpu_count(), os=f'{platform.system()} {platform.machine()}', python=platform.python_version(),
                 versions={p: next((d.version for d in distributions(name=p)), 'missing') for p in pkgs}, date=date.today().isoformat())
 
 # %% ../nbs/05_evaluate.ipynb #6014e039

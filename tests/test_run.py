@@ -1,6 +1,6 @@
 "A whole tiny run, and what is done with it afterwards; oracles for the ruler and for int8."
-import json, math, shutil
-import numpy as np, onnx, onnxruntime, pandas as pd, pytest, torch
+import json, shutil
+import numpy as np, onnx, pandas as pd, pytest, torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from finetune_course import evaluate as ev, quantize as qu
@@ -11,7 +11,7 @@ from finetune_course.data import Images, InputError, load, read_image
 from finetune_course.export import Reader, load_model
 from finetune_course.prune import n_channels, prune, zero_smallest
 from finetune_course.backbone import backbone, replace_head_
-from finetune_course.export import Spec, export_onnx, save_model
+from finetune_course.export import Spec, export_onnx
 
 tiny = ['--arch', 'test_efficientnet', '--weights', 'random', '--size', '32', '--epochs', '1', '--patience', '1', '--prune', '.5']
 
