@@ -6,7 +6,7 @@
 
 Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
 that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
-training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds; its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds (where their rows are there but the nets are not, they are trained anew, and the rows stay); its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, os, subprocess, sys, time, warnings
 from dataclasses import replace
 from functools import cache, partial
@@ -21,8 +21,9 @@ from torchvision.ops import Conv2dNormActivation
 from fastai.callback.core import Callback
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.torch_core import TensorImage, params, set_seed
+from bench.shared import arguments, command, here, known
 from finetune_course.backbone import backbone, layer_groups, replace_head_
-from finetune_course.data import Pose, dataloaders, idx_folder, load
+from finetune_course.data import InputError, Pose, dataloaders, idx_folder, load
 from finetune_course.evaluate import environment
 from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner, pick_device
@@ -161,7 +162,14 @@ def towards(pred, y):
 
 def recalibrate_clean_(net, dl): return recalibrate_bn_(net, dl, 20_000//dl.bs)
 
-def kept(name, seed): return Path(__file__).parent/'teachers'/f'{name.replace("large: ", "large-")}-{seed}.safetensors'
+def kept(name, seed): return here/'teachers'/f'{name.replace("large: ", "large-")}-{seed}.safetensors'
+
+def teaches(name, seed): return any((name, seed) in r.get('teachers', ()) for r in large.values())
+
+def lacking(name, but=()):
+    "Raise `InputError` where a pupil's teachers are not there"
+    if names := [f'"{n}" with seed {i}' for n, i in options(name)['teachers'] if (n, i) not in but and not kept(n, i).is_file()]:
+        raise InputError(f'the pupil "{name}" needs its teachers, which nobody trained here yet: run --report of {", ".join(names)} first.')
 
 @torch.no_grad()
 def answers(model, dls, x, n_moved):
@@ -211,7 +219,7 @@ def train(name, train, valid, seed, device, head):
     learn = fit(lesson, [Teach(Committee(name, dls.c, dls.device))] if p['teachers'] and not p['copies'] else [], p['epochs'], p['lr'])
     plain, gently = batches([]).train, batches([Drawn(**gentle)])
     if p['finish']: learn = fit(gently, [Teach(Committee(name, dls.c, dls.device, plain))], p['finish'], 2e-3)
-    if any((name, seed) in r.get('teachers', ()) for r in large.values()) and len(train) == 60_000:
+    if teaches(name, seed) and len(train) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
     seconds, x = time.perf_counter() - t, valid.x.to(dls.device)
@@ -240,7 +248,7 @@ def one(name, kind, seed, folder, folds, device):
     return dict(kind=kind, **train(name, a, b, seed, device, head=0 if kind == 'fold' else seed))
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = arguments(__doc__, 'recipes.jsonl')
     a.add_argument('recipe', nargs='*', help=f'one or more of: {"; ".join(recipes | large)}')
     a.add_argument('--folds', type=int, default=4)
     a.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
@@ -249,27 +257,30 @@ def main():
     a.add_argument('--jobs', type=int, default=1)
     a.add_argument('--job', type=int, default=0, help=argparse.SUPPRESS)
     a.add_argument('--device', default='auto')
-    a.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'recipes.jsonl')
-    parser, a = a, a.parse_args()
+    a = a.parse_args()
+    known(a.recipe, recipes | large)
     warnings.filterwarnings('ignore')
     kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
-    if a.report and not a.idx: parser.error("--report reads MNIST's test images: add --idx FOLDER.")
-    if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): parser.error('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
-    if kind != 'report' and any(options(r)['teachers'] for r in a.recipe): parser.error('the teachers of a pupil may have learned from the images that are held out; add --report.')
+    if a.report and not a.idx: raise InputError("--report reads MNIST's test images: add --idx FOLDER.")
+    if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): raise InputError('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
+    if kind != 'report' and any(options(r)['teachers'] for r in a.recipe): raise InputError('the teachers of a pupil may have learned from the images that are held out; add --report.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
-    share = math.ceil(len(todo)/a.jobs)
-    for name in {r for r, s in todo if a.job == 0 and options(r)['teachers'] and (kind, r, s, a.folds) not in done}:   # before several jobs ask for it
+    share = math.ceil(len(todo)/max(1, a.jobs))
+    def wanted(name, seed): return (kind, name, seed, a.folds) not in done or kind == 'report' and teaches(name, seed) and not kept(name, seed).is_file()
+    for name in {r for r, s in todo if wanted(r, s)}: lacking(name, todo)
+    for name in {r for r, s in todo if a.job == 0 and options(r)['teachers'] and wanted(r, s)}:   # before several jobs ask for it
         if all(kept(*member).is_file() for member in options(name)['teachers']): prepare(name, *idx_folder(a.idx, options(name)['px']), device)
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
-        if (kind, name, seed, a.folds) in done: continue
-        lacking = [f'"{n}" with seed {i}' for n, i in options(name)['teachers'] if not kept(n, i).is_file()]
-        if lacking: parser.error(f'the pupil "{name}" needs its teachers, which nobody trained here yet: run --report of {", ".join(lacking)} first.')
+        if not wanted(name, seed): continue
+        lacking(name)
         row = one(name, kind, seed, a.idx, a.folds, device) | dict(folds=a.folds, device=torch.cuda.get_device_name() if device.type == 'cuda' else environment()['cpu'])
-        with open(a.out, 'a') as f: f.write(json.dumps(row) + '\n')
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        if (kind, name, seed, a.folds) not in done:
+            with open(a.out, 'a') as f: f.write(json.dumps(row) + '\n')
         print(row['kind'], row['recipe'], row['seed'], f'{row["seconds"]} s, mistakes of {row["n"]}:', {k: len(v) for k, v in row['wrong'].items()}, flush=True)
     if any([p.wait() for p in others]): raise SystemExit('a job failed: see above; start again for what is missing.')
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': command(main)

@@ -248,7 +248,7 @@ def test_what_is_no_image_file_is_called_by_its_name(tmp_path):
 
 # --- Benchmarks
 
-@pytest.mark.parametrize('argv', ['ablation --idx nowhere', 'compress typo', 'gpu --idx nowhere', 'peers typo', 'pipeline --idx nowhere', 'scale typo'])
+@pytest.mark.parametrize('argv', ['ablation --idx nowhere', 'compress typo', 'gpu --idx nowhere', 'peers typo', 'pipeline --idx nowhere', 'recipes typo', 'recipes --report', 'scale typo'])
 def test_benchmarks_say_what_is_wrong(argv, tmp_path, monkeypatch, capsys):
     name, *argv = argv.split()
     monkeypatch.setattr('sys.argv', [name, *argv, '--out', str(tmp_path/'new'/'r.json')])
