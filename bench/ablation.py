@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastai.callback.training import BnFreeze
 from fastai.torch_core import set_seed
-from bench.shared import arguments, command, keep, read_here, unmixed
+from bench.shared import arguments, command, keep, read_here, same_images, unmixed
 from finetune_course.backbone import backbone, pixel_stats, predict_tensor, replace_head_
 from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.finetune import fit_, learner, pick_device
@@ -59,7 +59,7 @@ def main():
     sets, held_out = load('mnist5k', args.px)
     tests = {'held_out': held_out} | ({'mnist_test': idx_folder(args.idx, args.px)[1]} if args.idx else {})
 
-    for r in rows: unmixed(args.out, 'test images', [[k for k in ('held_out', 'mnist_test') if k in r]] if r['stage'] == 'measure' else [], [*tests])
+    for r in rows: unmixed(args.out, 'test images', [[k for k in ('held_out', 'mnist_test') if k in r]] if r['stage'] == 'measure' else [], [*tests], same_images)
 
     def run(way, stage, lr, seed, tests):
         if any((r['way'], r['stage'], r['lr'], r['seed']) == (way, stage, lr, seed) for r in rows): return

@@ -3,7 +3,7 @@
     python -m bench.compress [POINT ...] [--seeds 0 1 2] [--idx FOLDER]    # default: every point that is missing
     python -m bench.compress --clock --idx FOLDER                          # no training but of a start that is missing: the speed of all points anew, on one quiet machine
 
-All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000, which teaches those too. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
+All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000; those that are taught have it as their teacher. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
 command may be stopped and started again. Teachers are kept in bench/teachers."""
 import copy, tempfile, time
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, onnx, onnxruntime, torch
 from torch import nn
 from fastai.torch_core import TensorImage, set_seed
-from bench.shared import arguments, command, here, keep, known, read, unmixed
+from bench.shared import arguments, command, here, keep, known, read, same_images, unmixed
 from finetune_course.backbone import plain_cnn, predict_tensor
 from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import environment, latency, measure
@@ -157,7 +157,7 @@ def main():
     a = a.parse_args()
     def done(): return read(a.out, rows=[])
     known(a.point, points)
-    unmixed(a.out, 'test images', [r['int8']['n'] for r in done()['rows']], len(images(default, default['px'], 0, a.idx)[2]))
+    unmixed(a.out, 'test images', [r['int8']['n'] for r in done()['rows']], len(images(default, default['px'], 0, a.idx)[2]), same_images)
     if a.clock:
         clock((now := done())['rows'], a.idx)
         return keep(a.out, now)

@@ -19,6 +19,7 @@ from bench.compress import macs
 from bench.shared import arguments, as_pngs, command, keep, known, read_here, unmixed
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.data import InputError, dataloaders, idx_folder, split
+from finetune_course.evaluate import environment
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of
 from finetune_course.scale import Compile
@@ -60,7 +61,7 @@ def rate(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit(1000, 1e-3, cbs=[clock])
     return clock.rate
 
-def rates(train, valid, test, save, was):
+def rates(train, valid, save):
     with tempfile.TemporaryDirectory() as tmp:
         as_pngs(train, Path(tmp))
         ways = {'ours': partial(ours, train, valid, opt_func=Adam), 'ours, fused optimizer': partial(ours, train, valid), 'ours, fused, compiled': partial(ours, train, valid, cbs=[Compile(mode='default')]),
@@ -91,7 +92,7 @@ def schedule(train, valid, test, save, was):
         learn = learner(dataloaders(train, valid, 512, device='cuda'), net, cbs=[graph])
         seconds = timed(lambda: fit_(learn, epochs, slice(2e-3, 2e-2), seed=seed))
         return dict(seed=seed, seconds=round(seconds, 2), valid=accuracy_of(net, learn.dls.valid), test=accuracy_of(net, reported))
-    res['first epoch, with compiling'] = run(1, 0)['seconds']
+    res.setdefault('first epoch, with compiling', run(1, 0)['seconds'])   # later it may come from a cache
     for epochs in (2, 3, 4, 6, 8, 12):
         runs = next((s['runs'] for s in res['schedules'] if s['epochs'] == epochs), None)
         if runs is None:
@@ -101,20 +102,20 @@ def schedule(train, valid, test, save, was):
         if statistics.mean(r['valid'] for r in runs) >= .995: break
 
 def main():
-    parts = dict(rates=rates, schedule=schedule)
     a = arguments(__doc__, 'gpu.json')
     a.add_argument('part', nargs='*', help='rates schedule')
     a.add_argument('--idx', type=Path, required=True)
     a = a.parse_args()
-    known(a.part, parts)
-    if not torch.cuda.is_available(): raise InputError('there is no CUDA GPU here, and this benchmark needs one.')
+    known(a.part, ('rates', 'schedule'))
+    if not torch.cuda.is_available(): raise InputError('there is no CUDA GPU here, and this benchmark needs one; run it where there is.')
     rest, test = idx_folder(a.idx, 64)
     train, valid = split(rest, .1)
     res = read_here(a.out, device=torch.cuda.get_device_name(), px=64)
     unmixed(a.out, 'the GPU', [res['device']], torch.cuda.get_device_name())
     def save(name, value):
-        res[name] = value
+        res.update({name: value, 'environment': environment()})
         keep(a.out, res)
-    for name in a.part or parts: parts[name](train, valid, test, partial(save, name), res.get(name))
+    parts = dict(rates=lambda save: rates(train, valid, save), schedule=lambda save: schedule(train, valid, test, save, res.get('schedule')))
+    for name in a.part or parts: parts[name](partial(save, name))
 
 if __name__ == '__main__': command(main)

@@ -7,7 +7,7 @@ Each peer is used as its own documentation recommends; what had to be settled ot
 the fine-tuned fp32 file in ONNX Runtime, `same_runtime_faster` against the fine-tuned fp32 net in the row's own runtime, turn by turn, on one thread. Peers that train
 get as many epochs as the course's own cut here. With --idx everything is measured on MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out.
 A peer that does not run leaves a row that says so. Finished rows are written at once and skipped the next time; trained and converted files are kept in bench/teachers."""
-import contextlib, copy, io, json, time
+import contextlib, copy, errno, io, json, time
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -18,9 +18,9 @@ import numpy as np, torch
 from torch import nn
 from fastai.torch_core import params, set_seed
 from bench.compress import default, images, teacher_of
-from bench.shared import arguments, command, here, keep, known, read, unmixed
+from bench.shared import arguments, command, here, keep, known, machine, read, same_images, unmixed
 from finetune_course.backbone import head_name
-from finetune_course.data import InputError, dataloaders
+from finetune_course.data import dataloaders
 from finetune_course.evaluate import environment, mcnemar, measure, paired_difference, wilson
 from finetune_course.export import Pixels, Reader, as_channels, channel_spec, export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
@@ -38,7 +38,6 @@ class Start:
         self.work = here/'teachers'/f'peers-{seed}-{epochs}'
         self.work.mkdir(parents=True, exist_ok=True)
         self.sets = {}
-        self.images()   # a wrong folder is no peer's fault
 
     def images(self, px=default['size']):
         if px not in self.sets: self.sets[px] = images(default, px, self.seed, self.folder)
@@ -325,7 +324,9 @@ def main():
     chosen = [n for n in peers if not a.peer or n.startswith(tuple(a.peer))]
     known([p for p in a.peer if not any(n.startswith(p) for n in chosen)], peers)
     done, threads = read(a.out, rows=[]), torch.get_num_threads()
+    unmixed(a.out, 'the machine', [machine(r['environment']) for r in done['rows']], machine(environment()))
     unmixed(a.out, '--epochs', [r['epochs'] for r in done['rows'] if 'epochs' in r], a.epochs)
+    unmixed(a.out, 'test images', [r['n'] for r in done['rows'] if 'n' in r], len(images(default, 28, 0, a.idx)[2]), same_images)
     for seed in a.seeds:
         start = None
         for name in chosen:
@@ -333,11 +334,11 @@ def main():
             if any((r['peer'], r['seed']) == (name, seed) for r in done['rows']): continue
             if missing := [p for p in needs if not find_spec(p.replace('-', '_'))]: print(f"{name}: needs {', '.join(missing)}; pip install -e '.[peers]'"); continue
             start = start or Start(seed, a.idx, a.epochs)
-            unmixed(a.out, 'test images', [r['n'] for r in done['rows'] if 'n' in r], len(start.images()[2]))
             torch.set_num_threads(threads)   # one peer measures with a single one
             try: row = peer(start)
-            except (InputError, OSError): raise   # a disk that is full, say
-            except Exception as e: row = dict(note=first_line(e))   # the row is the result: on these versions it does not run
+            except Exception as e:   # the row is the result: on these versions it does not run
+                if getattr(e, 'errno', None) == errno.ENOSPC: raise   # the disk is full
+                row = dict(note=first_line(e))
             done['rows'].append(dict(peer=name, seed=seed, versions={p: version(p) for p in needs}, environment=environment(), **row))
             keep(a.out, done)
             print(f'{name}, seed {seed}:', row.get('note') or f'{row["bytes"]:,} bytes, {row["accuracy"]:.4f} (lost {row["lost"]}, gained {row["gained"]}, p {row["p"]:.3f}), '

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.shared import arguments, command, keep, read_here, unmixed
+from bench.shared import arguments, command, keep, read_here, same_images, unmixed
 from finetune_course.data import idx_folder
 from finetune_course.pipeline import Config, evaluate_run, ledger_of, run
 
@@ -15,14 +15,13 @@ def main():
     p = arguments(__doc__, 'pipeline.json')
     p.add_argument('--idx', type=Path, help="folder with MNIST's four files: measure on its 10,000 test images too")
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    p.add_argument('--keep', type=Path, help='keep the runs in this folder')
     a = p.parse_args()
     done = read_here(a.out, runs=[])
-    for k, v in asdict(Config(baseline=True)).items(): unmixed(a.out, k, [r['options'].get(k) for r in done['runs'] if k not in ('seed', 'out', 'resume')], v)
-    unmixed(a.out, 'test images', [r.get('mnist_test', r['rows'])[0]['n'] for r in done['runs']], len(idx_folder(a.idx, 28, ['test'])[0]) if a.idx else 1000)
+    for k, v in asdict(Config(baseline=True)).items(): unmixed(a.out, k, [r['options'].get(k) for r in done['runs'] if k not in ('seed', 'out')], v)
+    unmixed(a.out, 'test images', [r.get('mnist_test', r['rows'])[0]['n'] for r in done['runs']], len(idx_folder(a.idx, 28, ['test'])[0]) if a.idx else 1000, same_images)
     for seed in sorted(set(a.seeds) - {r['seed'] for r in done['runs']}):
         with tempfile.TemporaryDirectory() as tmp:
-            path, rep = run(Config(seed=seed, baseline=True, resume=True, out=str((a.keep or Path(tmp))/f'seed{seed}')))
+            path, rep = run(Config(seed=seed, baseline=True, out=f'{tmp}/run'))
             rec = {k: rep[k] for k in ('seed', 'seconds', 'training_seconds', 'shipped', 'options', 'rows')}
             del rec['options']['out']
             print(ledger_of(rep), f'{rep["seconds"]} s, of which {rep["training_seconds"]} training', sep='\n')

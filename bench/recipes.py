@@ -166,9 +166,9 @@ def kept(name, seed): return here/'teachers'/f'{name.replace("large: ", "large-"
 
 def teaches(name, seed): return any((name, seed) in r.get('teachers', ()) for r in large.values())
 
-def lacking(name, but=()):
+def lacking(name):
     "Raise `InputError` where a pupil's teachers are not there"
-    if names := [f'"{n}" with seed {i}' for n, i in options(name)['teachers'] if (n, i) not in but and not kept(n, i).is_file()]:
+    if names := [f'"{n}" with seed {i}' for n, i in options(name)['teachers'] if not kept(n, i).is_file()]:
         raise InputError(f'the pupil "{name}" needs its teachers, which nobody trained here yet: run --report of {", ".join(names)} first.')
 
 @torch.no_grad()
@@ -269,13 +269,12 @@ def main():
     if kind == 'report': todo.sort(key=lambda t: t[1])
     share = math.ceil(len(todo)/max(1, a.jobs))
     def wanted(name, seed): return (kind, name, seed, a.folds) not in done or kind == 'report' and teaches(name, seed) and not kept(name, seed).is_file()
-    for name in {r for r, s in todo if wanted(r, s)}: lacking(name, todo)
-    for name in {r for r, s in todo if a.job == 0 and options(r)['teachers'] and wanted(r, s)}:   # before several jobs ask for it
-        if all(kept(*member).is_file() for member in options(name)['teachers']): prepare(name, *idx_folder(a.idx, options(name)['px']), device)
+    pupils = {r for r, s in todo if options(r)['teachers'] and wanted(r, s)}
+    for name in pupils: lacking(name)
+    for name in pupils if a.job == 0 else (): prepare(name, *idx_folder(a.idx, options(name)['px']), device)   # before several jobs ask for it
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
         if not wanted(name, seed): continue
-        lacking(name)
         row = one(name, kind, seed, a.idx, a.folds, device) | dict(folds=a.folds, device=torch.cuda.get_device_name() if device.type == 'cuda' else environment()['cpu'])
         a.out.parent.mkdir(parents=True, exist_ok=True)
         if (kind, name, seed, a.folds) not in done:

@@ -14,6 +14,7 @@ from bench.loading import fastai_dls, px
 from bench.shared import arguments, as_pngs, command, epoch, keep, known, read_here
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.data import dataloaders, mnist5k, split
+from finetune_course.evaluate import environment
 from finetune_course.finetune import fit_, learner
 from finetune_course.scale import Checkpoint, load_shards, rank_callbacks, start_ranks, stream_dataloaders, write_shards
 
@@ -106,10 +107,11 @@ def main():
         parts = dict(memory=memory, loading=loading, training=training, checkpoints=checkpoints,
                      ranks=lambda t: by_turns({'1 process': lambda: child('ranks', 1), '2 processes': lambda: child('ranks', 2, ranks=2)}, 2))
         known(a.part, parts)
-        res = read_here(a.out)
-        for name in a.part or [p for p in parts if p not in res]:
+        there = read_here(a.out)
+        for name in a.part or [p for p in parts if p not in there]:
             (folder := tmp/name).mkdir()
-            keep(a.out, res := res | {name: parts[name](folder)})
-            print(name, res[name], flush=True)
+            res = parts[name](folder)
+            keep(a.out, read_here(a.out) | {name: res, 'environment': environment()})
+            print(name, res, flush=True)
 
 if __name__ == '__main__': command(main)

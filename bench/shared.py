@@ -1,4 +1,4 @@
-"What the benchmarks share: results that are written whole and never mix machines, and digits as files."
+"What the benchmarks share: results that are written whole and belong together, and digits as files."
 import argparse, json, sys, time
 from pathlib import Path
 
@@ -34,26 +34,27 @@ def keep(path: Path, results: dict):
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(results, indent=1) + '\n')
 
-def unmixed(path: Path, what: str, was, now):
-    "Raise `InputError` where a file of results holds those of others"
-    if other := next((w for w in was if w != now), None): raise InputError(f'{path} holds results of {what} {other}, not {now}; give another --out, or remove it.')
+same_images = 'give the same --idx, or another --out'   # remedy
+
+def unmixed(path: Path, what: str, was, now, remedy: str = 'give another --out'):
+    "Raise `InputError` where a file of results holds others than would be added"
+    if others := [w for w in was if w != now]: raise InputError(f'{path} holds results of {what} {others[0]}, not {now}; {remedy}.')
 
 def machine(env: dict) -> str:
     "What results have to share: processor, cores, versions"
     return f'{env["cpu"]}, {env["cores"]} cores, ' + ', '.join(f'{k} {v}' for k, v in env['versions'].items())
 
 def read_here(path: Path, **new) -> dict:
-    "`read`, with the machine in it; raises `InputError` where the file is another's"
+    "`read`, with the machine in it; raises `InputError` where the results are another's"
     res = read(path, environment=environment(), **new)
     unmixed(path, 'the machine', [machine(res['environment'])], machine(environment()))
     return res
 
-def as_pngs(ds: Images, folder: Path) -> Path:
+def as_pngs(ds: Images, folder: Path):
     "Write images as files in a folder of class folders"
     for i, (x, c) in enumerate(zip(ds.x, ds.y)):
         (sub := folder/ds.vocab[c]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(x[0].numpy()).save(sub/f'{i:05}.png')
-    return folder
 
 def epoch(dl) -> float:
     "Images a second over one epoch of batches"
