@@ -115,7 +115,7 @@ def main():
     def save(name, value):
         res.update({name: value, 'environment': environment()})
         keep(a.out, res)
-    parts = dict(rates=lambda save: rates(train, valid, save), schedule=lambda save: schedule(train, valid, test, save, res.get('schedule')))
-    for name in a.part or parts: parts[name](partial(save, name))
+    parts = dict(rates=partial(rates, train, valid), schedule=partial(schedule, train, valid, test, was=res.get('schedule')))
+    for name in a.part or parts: parts[name](save=partial(save, name))
 
 if __name__ == '__main__': command(main)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.shared import arguments, command, keep, read_here, same_images, unmixed
-from finetune_course.data import idx_folder
+from finetune_course.data import idx_folder, load
 from finetune_course.pipeline import Config, evaluate_run, ledger_of, run
 
 def main():
@@ -18,7 +18,7 @@ def main():
     a = p.parse_args()
     done = read_here(a.out, runs=[])
     for k, v in asdict(Config(baseline=True)).items(): unmixed(a.out, k, [r['options'].get(k) for r in done['runs'] if k not in ('seed', 'out')], v)
-    unmixed(a.out, 'test images', [r.get('mnist_test', r['rows'])[0]['n'] for r in done['runs']], len(idx_folder(a.idx, 28, ['test'])[0]) if a.idx else 1000, same_images)
+    unmixed(a.out, 'test images', [r.get('mnist_test', r['rows'])[0]['n'] for r in done['runs']], len(idx_folder(a.idx, 28, ['test'])[0] if a.idx else load('mnist5k', 28)[1]), same_images)
     for seed in sorted(set(a.seeds) - {r['seed'] for r in done['runs']}):
         with tempfile.TemporaryDirectory() as tmp:
             path, rep = run(Config(seed=seed, baseline=True, out=f'{tmp}/run'))

@@ -129,7 +129,7 @@ class Committee(nn.Module):
 
 def written(name, what, i, make):
     "The tensors that `make` returns from the answers of a pupil's teachers: kept for all pupils of theirs, and made anew for new teachers"
-    same = next(r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug')))
+    same = next(r for r in large if all(options(r)[k] == options(name)[k] for k in ('teachers', 'aug', 'px')))
     file, newest = kept(f'{same}, {what}', i), max(kept(*member).stat().st_mtime for member in options(name)['teachers'])
     if not file.is_file() or file.stat().st_mtime < newest:
         save_file(make(i), part := file.with_suffix(f'.{os.getpid()}.part'))

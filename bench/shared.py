@@ -31,6 +31,7 @@ def read(path: Path, **new) -> dict:
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else new
 
 def keep(path: Path, results: dict):
+    "Write a file of results, whole or not at all"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(results, indent=1) + '\n')
 
