@@ -37,7 +37,7 @@ def _evaluate(a):
     from finetune_course.pipeline import evaluate_run, ledger_of
     rep = evaluate_run(a.run_dir, a.data, a.strict)
     _tell_skipped(rep)
-    print(json.dumps(rep, indent=1, ensure_ascii=False) if a.json else ledger_of(rep))
+    print(json.dumps(rep, indent=1) if a.json else ledger_of(rep))
     _warn(rep)
 
 # %% ../nbs/10_cli.ipynb #fe5778fb
@@ -53,7 +53,7 @@ def _predict(a):
     for f in a.image:
         try: found.append((f, *reader.predict(read_image(f, reader.px)[None])[0]))
         except InputError as e: bad.append(str(e))
-    if a.json: print(json.dumps([dict(file=f, label=l, probability=p) for f, l, p in found], ensure_ascii=False))
+    if a.json: print(json.dumps([dict(file=f, label=l, probability=p) for f, l, p in found]))
     else: print(*(f'{f}\t{l}\t{p:.4f}' for f, l, p in found), sep='\n', end='\n' if found else '')
     for b in bad: print(f'finetune-course: {b}', file=sys.stderr)
     return 2 if bad else 0

@@ -10,7 +10,7 @@ __all__ = ['InputError', 'Images', 'fit_square', 'mnist5k', 'digits8', 'read_idx
            'Pose', 'augment', 'dataloaders']
 
 # %% ../nbs/01_data.ipynb #46b65758
-import gzip, hashlib, io, math, os, zlib
+import errno, gzip, hashlib, io, math, os, zlib
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -152,11 +152,13 @@ _foreign = set('.3fr .arw .avif .cr2 .cr3 .crw .dcm .dcr .dng .erf .exr .heic .h
 def _is_foreign(file): return Path(str(file)).suffix.lower() in _foreign
 
 # %% ../nbs/01_data.ipynb #ca09ff1f
+_disk_fails = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
 def decode_image(
     file: str | Path | io.BytesIO,  # anything Pillow reads
     name: str | None = None,        # what to call it where it cannot be read
 ) -> Tensor:                        # uint8, C×H×W; C = 1 where the file's mode is grey, with transparency or without, else 3
-    "One image, upright: transparency is laid on white, 16-bit grey scaled to 8. Modes I and F go by the image's own maximum: above 255 they count as 16 bits, F up to 1 as 0…1. Raises `InputError` naming the file."
+    "One image, upright: transparency is laid on white, 16-bit grey scaled to 8. Modes I and F go by the image's own maximum: above 255 they count as 16 bits, F up to 1 as 0…1. Raises `InputError` naming the file, `OSError` where the disk fails."
     try:
         with Image.open(file) as im:
             if im.format == 'TIFF' and _is_foreign(name or file): raise UnidentifiedImageError   # the thumbnail in a camera's raw file
@@ -170,9 +172,11 @@ def decode_image(
                 im = im.convert('RGBA')
                 im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
             x = torch.from_numpy(np.array(im.convert('L' if grey else 'RGB')))
-    except FileNotFoundError: raise InputError(f'{name or file} does not exist; check the name.') from None
-    except IsADirectoryError: raise InputError(f'{name or file} is a folder; name the image files in it.') from None
+    except FileNotFoundError: raise InputError(f'{name or file} does not exist; check the name{", and what it links to"*os.path.islink(str(file))}.') from None
+    except (IsADirectoryError, PermissionError) as e:   # Windows has the second for both
+        raise InputError(f'{name or file} is a folder; name the image files in it.' if os.path.isdir(str(file)) else f'{name or file} cannot be read ({e.strerror}); check its permissions.') from None
     except Exception as e:   # a broken file makes Pillow's readers raise nearly anything
+        if getattr(e, 'errno', None) in _disk_fails: raise OSError(e.errno, e.strerror, str(name or file)) from None   # no fault of the picture
         raise InputError(f'{name or file} cannot be read as an image ({type(e).__name__}); {"convert it to PNG or JPEG" if _is_foreign(name or file) else "replace or remove it"}.') from None
     return x[None] if x.ndim == 2 else x.permute(2, 0, 1)
 
@@ -193,21 +197,29 @@ _suffixes = {k for k, v in Image.registered_extensions().items() if v in Image.O
 
 def _spell(path): return str(path).encode(errors='backslashreplace').decode()   # old archives hold names that are not UTF-8, and no report can
 
+def _dangling(f): return f.is_symlink() and not f.exists()   # a disk that is not there, a file that was not fetched
+
 def _is_image(f):
     "By the ending of its name; where that has none, by what Pillow finds in it"
-    if f.name.startswith('.') or not f.is_file(): return False      # a notebook's checkpoints, a Mac's shadows
-    if f.suffix: return f.suffix.lower() in _suffixes
+    if f.name.startswith('.') or not (f.is_file() or _dangling(f)): return False      # a notebook's checkpoints, a Mac's shadows
+    if f.suffix or _dangling(f): return f.suffix.lower() in _suffixes or not f.suffix
     try: Image.open(f).close()
     except Exception as e: return not isinstance(e, UnidentifiedImageError)
     return True
 
-def _folders(path): return sorted(d for d in Path(path).iterdir() if d.is_dir() and not d.name.startswith('.'))
+def _folders(path):
+    there = sorted(d for d in Path(path).iterdir() if not d.name.startswith('.'))
+    if lost := next((d for d in there if _dangling(d) and d.suffix.lower() not in _suffixes), None):   # it may be a class
+        raise InputError(f'{_spell(lost)} is a link to what is not there; restore that, or remove the link.')
+    return [d for d in there if d.is_dir()]
+
+def _closed(e): raise InputError(f'{_spell(e.filename)} cannot be read ({e.strerror}); check its permissions.')
 
 def _below(folder):
     "The files below a folder, sorted; links to folders are followed after all else, and no folder twice, so that a ring of them ends"
     todo, seen, files = [folder], {str(p) for p in folder.resolve().parents}, []
     for start in todo:
-        for d, subs, names in os.walk(start):
+        for d, subs, names in os.walk(start, onerror=_closed):
             subs[:] = [] if (real := os.path.realpath(d)) in seen else sorted(s for s in subs if not s.startswith('.'))
             if real in seen: continue
             seen.add(real)
@@ -224,7 +236,7 @@ _parts = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 
 
 def in_parts(path: str | Path, part: str = 'train') -> bool:
     "Whether a folder holds parts, not classes: a train/ (or another `part`) with folders inside; with images alone inside, it is a class"
-    return (t := Path(path)/part).is_dir() and bool(_folders(t))
+    return Path(path).is_dir() and any(d.name == part and _folders(d) for d in _folders(path))   # by its very name, also where the disk takes Train for train
 
 def image_files(
     path: str | Path,
@@ -298,7 +310,7 @@ def load(
     if not path.is_dir(): raise InputError(f'{data} is no folder and no data set known here; give mnist5k, mnist, digits8 or a folder.')
     if any(path.glob('*-ubyte*')): sets = idx_folder(path, px)
     elif in_parts(path):
-        if not (path/'test').is_dir(): raise InputError(f'{path} has train/ but no test/; add test/ or give the folder of classes itself.')
+        if 'test' not in {d.name for d in _folders(path)}: raise InputError(f'{path} has train/ but no test/; add test/ or give the folder of classes itself.')
         train, more = class_folders(path/'train', px, strict, least=2), beside(path)
         if strict and more: raise InputError(more[0])
         train = replace(train, skipped=train.skipped + more)

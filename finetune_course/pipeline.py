@@ -6,23 +6,23 @@ Docs: https://finetune-course.github.io/finetune_course/pipeline.html.md"""
 
 # %% auto #0
 __all__ = ['stage_files', 'run_files', 'baseline_stages', 'known_sets', 'Config', 'check_ours', 'last_written', 'partial_of',
-           'new_name', 'hold', 'look', 'stopped', 'OutFolder', 'sound', 'choose', 'doubts', 'recommend', 'load_sizes',
-           'reads', 'small_input', 'starting_net', 'n_images', 'write_small', 'unlike_', 'meets', 'find_ratio',
-           'shrink', 'baseline_net', 'find_width', 'Trainer', 'fine_tune', 'build_baseline', 'build_files', 'against',
-           'worse', 'timed_as', 'judge', 'report', 'listing', 'fingerprints', 'origin', 'repeated', 'resumable',
-           'check_same', 'run', 'ledger_of', 'shipped_row', 'duel_line', 'html_report', 'read_report', 'known_images',
-           'evaluate_run']
+           'new_name', 'hold', 'look', 'stopped', 'OutFolder', 'sound', 'choose', 'doubts', 'recommend', 'alike',
+           'load_sizes', 'reads', 'small_input', 'starting_net', 'n_images', 'write_small', 'unlike_', 'meets',
+           'find_ratio', 'shrink', 'baseline_net', 'find_width', 'Trainer', 'fine_tune', 'build_baseline',
+           'build_files', 'against', 'worse', 'timed_as', 'judge', 'report', 'listing', 'fingerprints', 'origin',
+           'repeated', 'resumable', 'check_same', 'check_outside', 'run', 'ledger_of', 'shipped_row', 'duel_line',
+           'html_report', 'read_report', 'known_images', 'evaluate_run']
 
 # %% ../nbs/09_pipeline.ipynb #b623fa69
-import copy, hashlib, json, math, os, shutil, tempfile, time
+import copy, errno, hashlib, json, math, os, shutil, tempfile, time
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
-from itertools import count
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
-try: import fcntl
-except ImportError: fcntl = None   # Windows
 
 import pandas as pd, torch
+from filelock import FileLock, Timeout
 from torch import nn
 from fastcore.basics import patch
 from fastai.callback.core import Callback
@@ -34,7 +34,7 @@ from .export import Reader, Spec, export_onnx, save_model, write_atomic
 from .evaluate import Ledger, Row, clipped, confusion, environment, latency, losers, mcnemar, measure, p_text, paired_difference, per_class, plot_confusion, plot_worst
 from .prune import gentlest_cut, grey_stem_, n_channels, prune, prune_recover, recover_
 from .quantize import quantize_onnx
-from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, once, rank_callbacks, sample_shards, start_ranks, stream_dataloaders, tracking, unfinished
+from .scale import Checkpoint, Compile, Recompute, Streamed, agree, fit_in_memory, is_stream, n_workers, once, rank_callbacks, sample_shards, start_ranks, stream_dataloaders, tracking, unfinished
 
 # %% ../nbs/09_pipeline.ipynb #981c2d3f
 @dataclass
@@ -141,19 +141,18 @@ def new_name() -> Path:
     return next(p for n in count(1) if not (p := Path(f'{stem}-{n}' if n > 1 else stem)).exists() and not partial_of(p).exists())
 
 # %% ../nbs/09_pipeline.ipynb #3c565ffb
-def hold(folder: Path):
-    "An open file that keeps other runs out of a folder until it is closed, where the system knows such locks; raises `InputError` where another run holds it."
-    f = open(folder/'run.lock' if fcntl else os.devnull, 'a')
-    try: fcntl and fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        f.close()
-        raise InputError(f'another run is writing there, in {folder}; wait for its end, or choose another --out.') from None
-    except OSError: pass   # some network disks have no locks
-    return f
+def hold(folder: Path) -> FileLock:
+    "Keep other runs out of a folder until the lock is released; raises `InputError` where another run holds it."
+    lock = FileLock(folder/'run.lock')
+    try: lock.acquire(timeout=0)
+    except Timeout: raise InputError(f'another run is writing there, in {folder}; wait for its end, or choose another --out.') from None
+    except OSError as e:
+        if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP): raise   # some network disks have no locks
+    return lock
 
 def look(folder: Path):
     "Raise `InputError` where a run is writing in a folder"
-    if (folder/'run.lock').is_file(): hold(folder).close()
+    if (folder/'run.lock').is_file(): hold(folder).release()
 
 def stopped(folder: Path) -> bool:
     "Whether no run is writing in a folder"
@@ -224,9 +223,9 @@ def finish(self: OutFolder):
 @patch
 def __exit__(self: OutFolder, kind, *exc):
     if rank_distrib(): return shutil.rmtree(self.own)
-    with self.lock:
-        if not kind: self.finish()
-        elif issubclass(kind, InputError) and self.fresh and not unfinished(self.partial/'checkpoint'): shutil.rmtree(self.partial)
+    self.lock.release()   # Windows renames no folder with an open file in it
+    if not kind: self.finish()
+    elif issubclass(kind, InputError) and self.fresh and not unfinished(self.partial/'checkpoint'): shutil.rmtree(self.partial)
 
 # %% ../nbs/09_pipeline.ipynb #a42b17dc
 def sound(row: Row, margin: float, strict: bool) -> bool:
@@ -276,12 +275,19 @@ def recommend(
     return stage, doubts(cfg, within, stage)
 
 # %% ../nbs/09_pipeline.ipynb #9410674b
+def alike(data: str, *readings: tuple[Images, ...]):
+    "Raise `InputError` where the same images, read once for each size, are not the same"
+    if any([s.names for s in a] != [s.names for s in b] for a, b in pairwise(readings)):
+        raise InputError(f'the images in {data} changed while they were read, or some could not be read each time; run again when nothing writes there.')
+
 def load_sizes(cfg: Config) -> dict[int, tuple[Images, Images, Images]]:  # size in pixels → training, validation, held-out images
     "The same images twice: as the whole net reads them, and as the pruned one will."
     sizes = list(dict.fromkeys((cfg.size, cfg.small_px)))
     if is_stream(cfg.data): return sample_shards(cfg.data, sizes, strict=cfg.strict)
     def three(rest, test): return *split(rest, .1, cfg.seed), test
-    return {px: three(*load(cfg.data, px, cfg.strict)) for px in sizes}
+    sets = {px: three(*load(cfg.data, px, cfg.strict)) for px in sizes}
+    alike(cfg.data, *sets.values())
+    return sets
 
 def reads(net: nn.Module, spec: Spec) -> bool:
     "Whether a net can read images as `spec` describes them"
@@ -402,20 +408,21 @@ class Trainer:
     ):
         self.cfg, self.sets, self.out, self.ckpt, self.say, self.show, self.seconds = cfg, sets, out, ckpt, say, show, 0.
         self.device, self.ranks, self.train = pick_device(cfg.device), max(1, num_distrib()), sets[cfg.small_px][0]
+        def workers(): return agree(None if rank_distrib() else once(ckpt.folder/'workers.json', lambda: n_workers(self.device)))   # the order of a stream depends on their number
+        self.batches = partial(stream_dataloaders, num_workers=workers()) if isinstance(self.train, Streamed) else dataloaders
         self.bs = min(cfg.batch_size, n_images(self.train)//self.ranks)
         if self.bs < 2: raise InputError(f'{n_images(self.train)} training images are too few for {self.ranks} processes; start fewer.')
 
     def __call__(self, spec: Spec, f):
         mark, start = (self.ckpt.finished, self.ckpt.steps), time.perf_counter()
         parts = self.ckpt.path.with_suffix('.json')   # into how many a batch had to be cut before the run was stopped
-        batches = stream_dataloaders if isinstance(self.train, Streamed) else dataloaders
         known = json.loads(parts.read_text()) if self.ckpt.resume and parts.is_file() else 1
         def attempt(bs, cbs):
             self.ckpt.finished, self.ckpt.steps = mark
             if cbs and (n := cbs[0].n_acc//bs) != known and not rank_distrib():
                 self.ckpt.forget()   # what larger batches wrote does not fit smaller ones
                 write_atomic(parts, json.dumps(n))
-            return f(batches(*self.sets[spec.px][:2], bs, spec.mean, spec.std, device=self.device), cbs=self.callbacks(cbs), show=self.show)
+            return f(self.batches(*self.sets[spec.px][:2], bs, spec.mean, spec.std, device=self.device), cbs=self.callbacks(cbs), show=self.show)
         try: return fit_in_memory(attempt, self.bs, self.say, known)
         finally: self.seconds += time.perf_counter() - start
 
@@ -518,7 +525,7 @@ def listing(data: str | Path) -> str | None:
     "A fingerprint of the files in a folder of classes; None where `data` is something else, and has a test part that stays the same."
     path = Path(data)
     if is_stream(data) or not path.is_dir() or in_parts(path, 'test') or any(path.glob('*-ubyte*')): return None
-    return hashlib.sha256('\n'.join(f'{c}/{Path(f).name} {Path(f).stat().st_size}' for f, c in image_files(path)).encode()).hexdigest()[:16]
+    return hashlib.sha256('\n'.join(f'{c}/{f.name} {f.stat().st_size if f.exists() else None}' for f, c in image_files(path)).encode()).hexdigest()[:16]
 
 def fingerprints(*sets: Images, most: int = 10**9) -> list[str]:
     "Checksums of the pixels of the images, or of some `most` of them, evenly spread, by which they are known again"
@@ -536,12 +543,13 @@ def origin(cfg: Config, train: Images, valid: Images, test: Images) -> dict:
 def repeated(train: Images, valid: Images, test: Images) -> list[str]:
     "A sentence where held-out images are among those for learning and choosing too, and one where validation images are among those for learning"
     learned, chosen, held = map(fingerprints, (train, valid, test))
+    part = f'; only {len(train):,} of the {n_images(train):,} training images were compared, so it may be more'*(len(train) < .9*n_images(train))   # a stream's sample; their number is an estimate
     def among(prints, others):
         known = {*others}
         return sum(p in known for p in prints)
     n, k = among(held, learned + chosen), among(chosen, learned)
-    return [f'{n} of the {len(test):,} held-out images {"are" if n > 1 else "is"} also among the training or validation images, which flatters every row.']*bool(n) \
-        + [f'{k} of the {len(valid):,} validation images {"are" if k > 1 else "is"} also among the training images, so that the choice rests on images that the nets have learned.']*bool(k)
+    return [f'{n} of the {len(test):,} held-out images {"are" if n > 1 else "is"} also among the training or validation images, which flatters every row{part}.']*bool(n) \
+        + [f'{k} of the {len(valid):,} validation images {"are" if k > 1 else "is"} also among the training images, so that the choice rests on images that the nets have learned{part}.']*bool(k)
 
 # %% ../nbs/09_pipeline.ipynb #96231d53
 def resumable(cfg: Config, train: Images) -> dict:
@@ -558,6 +566,14 @@ def check_same(cfg: Config, train: Images, ckpt: Checkpoint):
         if other == 'images': raise InputError(f'the images in {cfg.data} changed since the run in {path.parent.parent} was started; restore them, or give --force instead of --resume to start anew.')
         raise InputError(f'the unfinished run in {path.parent.parent} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; give the same options, or --force instead of --resume to start anew.')
 
+# %% ../nbs/09_pipeline.ipynb #f305d9b5
+def check_outside(cfg: Config, out: Path):
+    "Raise `InputError` where a run's folder would lie among the classes it learns"
+    data = Path(cfg.data).resolve()
+    if cfg.data in known_sets or is_stream(cfg.data) or not data.is_dir() or any(data.glob('*-ubyte*')): return
+    if any(out.is_relative_to(d) for d in ([data/'train', data/'test'] if in_parts(data) else [data])):
+        raise InputError(f'{out} lies in {cfg.data}, where it would count as a class; give --out a folder elsewhere.')
+
 # %% ../nbs/09_pipeline.ipynb #db681d3f
 def run(
     cfg: Config,
@@ -569,9 +585,11 @@ def run(
     start_ranks(pick_device(cfg.device))
     start = time.perf_counter()
     folder = OutFolder(cfg.out, cfg.force, cfg.resume)
+    if not rank_distrib(): check_outside(cfg, folder.path)
     sets = load_sizes(cfg)
     train, valid, test = sets[cfg.size]
     cfg.check_drop(len(valid))
+    if n := len({*train.skipped, *test.skipped}): say(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     model, spec = starting_net(cfg, train.vocab, train.x.shape[1] == 1)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
@@ -680,6 +698,7 @@ def evaluate_run(
         if extra := set(test.vocab) - set(vocab): raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; train with it first.')
         return replace(test, y=torch.tensor([vocab.index(c) for c in test.vocab])[test.y], vocab=vocab)
     tests = [images(px) for px in sizes]
+    alike(data, *([t] for t in tests))
     test, warnings = tests[0], known_images(own, tests[0], data)
     rows = measure({r['stage']: Path(run_dir)/r['file'] for r in rep['rows']}, *tests)
     return report(rows, shipped=rep['shipped'], seed=rep['seed'], warnings=warnings, data=dict(source=data, classes=vocab, test=len(test), test_digest=test.digest, skipped=test.skipped))

@@ -6,13 +6,13 @@ Docs: https://finetune-course.github.io/finetune_course/scale.html.md"""
 
 # %% auto #0
 __all__ = ['write_shards', 'Shards', 'shard_files', 'is_stream', 'open_shards', 'decode_rows', 'StreamDL', 'Streamed',
-           'sample_shards', 'load_shards', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_', 'Recompute',
-           'Compile', 'save_state', 'read_state', 'unfinished', 'rng_state', 'set_rng_state', 'learner_state',
-           'set_learner_state', 'Checkpoint', 'once', 'start_ranks', 'agree', 'sync_bn_', 'rank_callbacks',
-           'epoch_time', 'Log', 'tracking']
+           'sample_shards', 'load_shards', 'n_workers', 'stream_dataloaders', 'kept_bytes', 'fit_in_memory', 'lighten_',
+           'Recompute', 'Compile', 'save_state', 'read_state', 'unfinished', 'rng_state', 'set_rng_state',
+           'learner_state', 'set_learner_state', 'Checkpoint', 'once', 'start_ranks', 'agree', 'sync_bn_',
+           'rank_callbacks', 'epoch_time', 'Log', 'tracking']
 
 # %% ../nbs/08_scale.ipynb #f7b6c9ab
-import atexit, copy, gc, hashlib, io, json, math, os, random, re, shutil, time, warnings, zlib
+import atexit, copy, gc, glob, hashlib, io, json, math, os, random, re, shutil, time, warnings, zlib
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -51,9 +51,11 @@ def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
 
 def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the bytes
     "One image and its class as a row; raises `InputError` where it cannot be decoded"
-    b, path = (read(), None) if callable(read) else (Path(read).read_bytes(), Path(read))
-    decode_image(io.BytesIO(b), path and str(path))
-    return dict(image=dict(bytes=b, path=path and path.name), label=y)
+    if callable(read): decode_image(io.BytesIO(b := read()))
+    else:
+        decode_image(read)
+        b = Path(read).read_bytes()
+    return dict(image=dict(bytes=b, path=None if callable(read) else Path(read).name), label=y)
 
 def _rows(items: list, strict: bool, skipped: list[str]):
     "The rows of what can be decoded; what cannot is told to `skipped`, or raised"
@@ -174,7 +176,7 @@ def open_shards(data: str | Path) -> dict[str, Shards]:  # 'train', and 'test' w
     try:
         if files:
             rows = {k: sum(pq.read_metadata(f).num_rows for f in fs) for k, fs in files.items()}
-            sets = load_dataset('parquet', data_files=files, streaming=True)
+            sets = load_dataset('parquet', data_files={k: [*map(glob.escape, fs)] for k, fs in files.items()}, streaming=True)   # it takes names for patterns
         else:
             sets = load_dataset(str(data), streaming=True)
             rows = {k: d.info.splits[k].num_examples for k, d in sets.items()}
@@ -289,17 +291,20 @@ def load_shards(data: str | Path, px: int, **kwargs) -> tuple[Streamed, Images, 
     return sample_shards(data, [px], **kwargs)[px]
 
 # %% ../nbs/08_scale.ipynb #f9f9a037
+def n_workers(device) -> int:
+    "Processes that decode a stream: none on a CPU, which is busy anyway, else all cores but one, shared with the other processes here"
+    return 0 if torch.device(device).type == 'cpu' else max(1, ((os.cpu_count() or 2) - 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+
 def stream_dataloaders(
     train: Streamed, valid: Images,
     bs: int = 64,
     mean=(.5, .5, .5), std=(.5, .5, .5),
     aug=None, device='cpu',
-    num_workers: int | None = None,   # processes that decode; default: none on a CPU, which is busy anyway, else all cores but one, shared with the other processes here
+    num_workers: int | None = None,   # processes that decode; default: `n_workers`
 ) -> DataLoaders:
     "As `dataloaders`, but the training batches come from the stream."
     dls = dataloaders(train, valid, bs, mean, std, aug, device)
-    if num_workers is None: num_workers = 0 if torch.device(device).type == 'cpu' else max(1, ((os.cpu_count() or 2) - 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-    dls.loaders[0] = StreamDL(train.shards, train.px, train.x.shape[1], bs, num_workers=num_workers, device=device, after_batch=dls.train.after_batch)
+    dls.loaders[0] = StreamDL(train.shards, train.px, train.x.shape[1], bs, num_workers=n_workers(device) if num_workers is None else num_workers, device=device, after_batch=dls.train.after_batch)
     return dls
 
 # %% ../nbs/08_scale.ipynb #1043411d

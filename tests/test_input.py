@@ -1,11 +1,13 @@
 "Input as people really have it: odd pictures, broken files, wrong options. One sentence, exit code 2, nothing half-written."
-import gzip, json, os, pickle, re, shutil
+import errno, gzip, json, os, pickle, re, shutil
 from importlib import import_module
+from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
 from conftest import refused
 from bench import shared
+from finetune_course import pipeline
 from finetune_course.backbone import backbone, read_weights
 from finetune_course.cli import main
 from finetune_course.data import InputError, class_folders, image_files, load, mnist5k, read_idx, read_image, split
@@ -103,6 +105,54 @@ def test_links_to_folders_are_followed_once(tmp_path):
     names = [str(f.relative_to(tmp_path/'in')) for f, c in image_files(tmp_path/'in') if c == 'a']
     assert names == ['a/0/0.png', 'a/0/1.png', 'a/0/more/0.png', 'a/0/more/1.png', *(f'a/{i}.png' for i in range(4)), 'a/z/0.png']
     assert len(class_folders(tmp_path/'in', 16)) == 13
+
+def test_links_to_nothing_are_told(tmp_path, capsys):
+    folder(tmp_path/'in')
+    (tmp_path/'in'/'a'/'lost.png').symlink_to(tmp_path/'away.png')
+    ds = class_folders(tmp_path/'in', 16)
+    assert len(ds) == 8 and len(ds.skipped) == 1 and 'lost.png does not exist; check the name, and what it links to' in ds.skipped[0]
+    with pytest.raises(InputError, match='lost.png'): class_folders(tmp_path/'in', 16, strict=True)
+    assert main(['shard', str(tmp_path/'in'), str(tmp_path/'out')]) == 0 and '1 file left out' in capsys.readouterr().err
+    (tmp_path/'in'/'c').symlink_to(tmp_path/'disk')                # a class, by the look of it
+    assert 'c is a link to what is not there' in refused(capsys, 'run', '--data', tmp_path/'in', '--out', tmp_path/'o')
+
+@pytest.mark.parametrize('code, lost', [(errno.EACCES, 1), (errno.EINVAL, 1), (errno.EIO, 0)])
+def test_a_disk_that_fails_is_no_broken_picture(tmp_path, monkeypatch, code, lost):
+    folder(tmp_path)
+    def open_(f, *args, real=Image.open, **kwargs):
+        if str(f) == str(tmp_path/'a'/'0.png'): raise OSError(code, os.strerror(code))
+        return real(f, *args, **kwargs)
+    monkeypatch.setattr(Image, 'open', open_)
+    if lost: assert (len(ds := class_folders(tmp_path, 16)), len(ds.skipped)) == (7, 1) and ('permissions' in ds.skipped[0]) == (code == errno.EACCES)
+    else:
+        with pytest.raises(OSError, match='0.png'): class_folders(tmp_path, 16)
+
+def test_a_folder_that_may_not_be_read(tmp_path, capsys, monkeypatch):
+    folder(tmp_path/'in')
+    (tmp_path/'in'/'a'/'closed').mkdir()
+    def scan(path, real=os.scandir):
+        if str(path).endswith('closed'): raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return real(path)
+    monkeypatch.setattr(os, 'scandir', scan)
+    assert 'closed cannot be read (Permission denied)' in refused(capsys, 'run', '--data', tmp_path/'in', '--out', tmp_path/'o')
+
+def test_images_that_come_while_they_are_read(tmp_path, capsys, monkeypatch):
+    folder(tmp_path/'in', n=10)
+    def load(*args, real=pipeline.load):
+        got = real(*args)
+        shutil.copy(tmp_path/'in'/'a'/'0.png', tmp_path/'in'/'a'/'late.png')
+        return got
+    monkeypatch.setattr(pipeline, 'load', load)
+    assert 'changed while they were read' in refused(capsys, 'run', '--data', tmp_path/'in', '--out', tmp_path/'o')
+
+def test_a_run_is_no_class(tmp_path, capsys, monkeypatch):
+    folder(tmp_path/'in')
+    monkeypatch.chdir(tmp_path/'in')
+    for out in [], ['--out', 'a/run'], ['--out', tmp_path/'in'/'run']: assert 'would count as a class' in refused(capsys, 'run', '--data', '.', *out)
+    assert sorted(p.name for p in Path().iterdir()) == ['a', 'b']
+    folder(tmp_path/'parts'/'train'), folder(tmp_path/'parts'/'test')
+    pipeline.check_outside(pipeline.Config(data=tmp_path/'parts'), tmp_path/'parts'/'runs'/'r')
+    with pytest.raises(InputError): pipeline.check_outside(pipeline.Config(data=tmp_path/'parts'), tmp_path/'parts'/'test'/'r')
 
 def test_the_names_of_old_archives(tmp_path, capsys):
     old = os.fsdecode(b'caf\xe9')

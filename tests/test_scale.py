@@ -5,12 +5,14 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
 from conftest import refused
+from filelock import FileLock
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
 from finetune_course.data import InputError, dataloaders, load
+from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner
-from finetune_course.pipeline import OutFolder
+from finetune_course.pipeline import Config, OutFolder, Trainer, load_sizes, repeated
 from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, stream_dataloaders, tracking, write_shards
 
 root = Path(__file__).parent.parent
@@ -384,7 +386,6 @@ def test_runs_that_start_in_the_same_second(tmp_path, monkeypatch):
     assert not list(Path('runs').rglob('run.lock'))
 
 def test_a_second_run_into_the_same_folder(tmp_path, capsys):
-    pytest.importorskip('fcntl')
     late = OutFolder(tmp_path/'r', force=True)                     # looks while nobody is there
     with OutFolder(tmp_path/'r') as d:
         (d/'report.json').touch()
@@ -432,10 +433,26 @@ def test_resume_takes_the_run_that_wrote_last(tmp_path, monkeypatch):
         os.utime(folder/'fit.pt', (written, written))
         for p in folder, folder.parent: os.utime(p, (made, made))
     assert OutFolder(None, resume=True).path.name == 'newer'
-    fcntl = pytest.importorskip('fcntl')
-    with open('runs/newer.partial/run.lock', 'w') as f:            # it is being written
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with FileLock('runs/newer.partial/run.lock'):                  # it is being written
         assert OutFolder(None, resume=True).path.name == 'older'
+
+def test_a_stream_goes_on_with_as_many_workers(shards, tmp_path, monkeypatch):
+    "The order of its batches depends on their number, which another machine would choose otherwise"
+    cfg = Config(data=str(shards), size=28, device='cpu')
+    sets, spec = load_sizes(cfg), Spec('plain_cnn', list('0123'), 28)
+    def workers(n):
+        monkeypatch.setattr('finetune_course.pipeline.n_workers', lambda device: n)
+        return Trainer(cfg, sets, tmp_path, Checkpoint(tmp_path/'checkpoint', resume=True))(spec, lambda dls, **kwargs: dls.train.fake_l.num_workers)
+    assert [workers(2), workers(0)] == [2, 2]
+
+def test_what_a_stream_repeats_is_counted_in_a_sample(shards):
+    train, valid, _ = load_shards(shards, 28)
+    less = train.take(range(50))
+    assert ['may be more' in repeated(t, valid, t.take([1]))[0] for t in (train, less)] == [False, True]
+
+def test_a_folder_with_brackets_in_its_name(files, tmp_path):
+    write_shards(files, tmp_path/'out [v2]')
+    assert open_shards(tmp_path/'out [v2]')['train'].rows == 400
 
 def test_processes_of_one_machine_share_its_cores(shards, monkeypatch):
     train, valid, _ = load_shards(shards, 28)
