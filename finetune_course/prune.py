@@ -54,10 +54,11 @@ def cut_channels_(
     px: int,
     ratio: float,           # share of each layer's channels
     round_to: int = 8,      # channel counts stay multiples of this: odd ones fill no vector register
-    only: list[nn.Module] | None = None,  # cut in these parts alone
+    only: list[nn.Module] | None = None,  # cut these parts alone, and what is coupled to them
 ) -> nn.Module:
-    "Width: take out whole channels with the smallest weights, and all that depends on them (torch-pruning), in place."
+    "Width: take out whole channels with the smallest weights, and all that depends on them (torch-pruning), in place; all that is left can learn."
     import torch_pruning as tp
+    model.requires_grad_()   # torch-pruning follows gradients: what is frozen it would not see
     head = getattr(model, head_name(model))
     last = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
     x = torch.zeros(1, n_in(model), px, px, device=next(model.parameters()).device)
@@ -92,7 +93,7 @@ def sensitivity(
     ratios=(.25, .5, .75),
     batches: int = 10,   # for the recalibration after each cut
 ) -> pd.DataFrame:       # a row a body part, a column a ratio: validation accuracy
-    "Cut one part of the body at a time, recalibrate, look: which parts can spare channels?"
+    "Cut one part of the body at a time, with what is coupled to it (in a ResNet its whole stage), recalibrate, look: which parts can spare channels?"
     name_of = {id(m): n for n, m in model.named_modules()}
     def convs(net, name): return [m for m in net.get_submodule(name).modules() if isinstance(m, nn.Conv2d)]
     def one(name, ratio):
@@ -123,13 +124,14 @@ def drop_blind(
 ) -> tuple[nn.Module, Spec]:  # a copy
     "Depth: the last parts of a net made for 224 pixels see next to nothing in a small image; drop them, with a new head."
     small, names, whole = copy.deepcopy(model), [], n_channels(model)
-    for name, s in reversed(map_sides(model, spec.px).items()):
+    sides, large = map_sides(model, spec.px), map_sides(model, max(2*spec.px, 224))
+    for name, s in reversed(sides.items()):
         trial = copy.deepcopy(small)
         drop_(trial, [name])
         left = n_channels(trial)
         if s > side or 1 - left/whole > ratio or not left: break
         small, names = trial, [*names, name]
-    if n_channels(small) == whole: return copy.deepcopy(model), spec
+    if n_channels(small) == whole or all(sides[n] == large[n] for n in names): return copy.deepcopy(model), spec   # a part behind the pooling has one pixel of any image
     replace_head_(small, len(spec.vocab), spec.head)
     return small, replace(spec, dropped=[*spec.dropped, *names], channels={})
 

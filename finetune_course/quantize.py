@@ -26,7 +26,8 @@ def qparams(
     bits: int = 8,
     signed: bool = True,      # signed: symmetric around 0, zero point 0; unsigned: the whole of lo…hi
 ) -> tuple[Tensor, Tensor]:   # scale and zero point
-    "Scale and zero point of linear quantization (Jacob et al., arXiv 1712.05877)."
+    "Scale and zero point of linear quantization (Jacob et al., arXiv 1712.05877); raises `InputError` for a single signed bit, whose one integer is 0."
+    if signed and bits < 2: raise InputError(f'signed integers need 2 bits or more, not {bits}; give more, or share weights by k-means.')
     lo, hi = lo.clamp(max=0), hi.clamp(min=0)
     if signed:
         scale = torch.maximum(-lo, hi) / (2**(bits-1) - 1)
@@ -147,7 +148,7 @@ def mixed_bits(
         whole, best[name] = m.weight.data, widths[0]
         for b in widths:
             m.weight.data = share_weight(whole, b)[0] if how == 'kmeans' else round_weight(whole, b)
-            if loss(trial) > base + tol: break
+            if not loss(trial) <= base + tol: break   # so that a loss that is no number fails too
             best[name] = b
         m.weight.data = whole
     return best
