@@ -30,7 +30,7 @@ from fastai.callback.progress import CSVLogger
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorCategory, TensorImage, num_distrib, rank_distrib
 from .data import Images, InputError, beside, dataloaders, decode_image, fit_square, idx_folder, image_files, in_parts
-from .backbone import body_units
+from .backbone import body_units, head_name
 from .export import as_channels, write_atomic
 
 # %% ../nbs/08_scale.ipynb #5488a018
@@ -127,8 +127,10 @@ class Shards:
     def read(self, seed: int | None = None, buffer: int = 10_000, rank: int = 0, world: int = 1):
         "Once through the rows of this rank (and of this worker, in a loader's worker), in an order that `seed` decides."
         from datasets.distributed import split_dataset_by_node
+        from torch.utils.data import get_worker_info
         ds = self.ds if seed is None else self.ds.shuffle(seed=seed, buffer_size=buffer, max_buffer_input_shards=1)
-        if world > 1: ds = split_dataset_by_node(ds, rank, world)
+        if w := get_worker_info(): rank, world = rank*w.num_workers + w.id, world*w.num_workers
+        if world > 1: ds = split_dataset_by_node(ds, rank, world, 'shards' if ds.num_shards >= 8*world else 'examples')   # a few row groups cannot be dealt out evenly
         for t in ds.iter(batch_size=1000):
             for b, y in zip(t[self.image].combine_chunks().field('bytes').to_pylist(), t[self.label].to_pylist()):
                 if b is not None and y is not None and y >= 0 and self.low <= self.place(b) < self.high: yield b, y   # -1: the hub's mark for a label kept secret
@@ -218,7 +220,7 @@ class StreamDL(TfmdDL):
     "Batches out of `Shards`; an epoch is as many batches as the images fill, and the stream goes round."
     def __init__(self, shards: Shards, px: int, channels: int = 1, bs: int = 64, buffer: int = 10_000, num_workers: int = 0, **kwargs):
         self.shards, self.px, self.channels, self.buffer = shards, px, channels, buffer
-        most = max(1, shards.ds.num_shards//max(1, num_distrib()))   # a worker needs a row group of its own
+        most = max(1, shards.ds.num_shards//max(1, num_distrib()))   # more workers than row groups would all read the same ones
         super().__init__(shards, bs=bs, num_workers=0 if num_workers == 0 else min(num_workers, most), indexed=False, **{'drop_last': True, **kwargs})
         self.n = None
 
@@ -342,18 +344,27 @@ def fit_in_memory(
         say(f'out of memory: {bs//times//2} images at a time from now on, {2*times} times before each step')
 
 # %% ../nbs/08_scale.ipynb #1ba5e9b3
+def _recomputed(model):
+    "The body's parts; and instead of its flat lists of layers, as VGG's, the whole lists"
+    flat = [c for n, c in model.named_children() if n != head_name(model) and isinstance(c, nn.Sequential) and not any(True for u in c for _ in u.children())]
+    inside = {u for c in flat for u in c}
+    return flat, [u for u in body_units(model) if u not in inside]
+
 def lighten_(model: nn.Module) -> nn.Module:
-    "Recompute the inside of each body part in the backward pass instead of keeping it, in place (Chen et al., arXiv 1604.06174)."
-    from torch.utils.checkpoint import checkpoint
-    for unit in body_units(model):
-        def forward(*a, plain=type(unit).forward.__get__(unit)): return checkpoint(plain, *a, use_reentrant=False) if torch.is_grad_enabled() else plain(*a)
-        unit.forward = forward
+    "Recompute the inside of each body part in the backward pass instead of keeping it, in place; of a flat list of n layers, about √n stretches (Chen et al., arXiv 1604.06174)."
+    from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+    def whole(plain, *a): return checkpoint(plain, *a, use_reentrant=False)
+    def parts(plain, x): return checkpoint_sequential([*plain.__self__], math.isqrt(len(plain.__self__)), x, use_reentrant=False)
+    for units, again in zip(_recomputed(model), (parts, whole)):
+        for unit in units:
+            def forward(*a, plain=type(unit).forward.__get__(unit), again=again): return again(plain, *a) if torch.is_grad_enabled() else plain(*a)
+            unit.forward = forward
     return model
 
 class Recompute(Callback):
     "`lighten_` while training; afterwards the net is as it was (a copy of a patched net would still call the original's layers)."
     order = -1
-    def before_fit(self): self.units = body_units(lighten_(self.model))
+    def before_fit(self): self.units = sum(_recomputed(lighten_(self.model)), [])
     def after_fit(self):
         for u in self.units: del u.forward
 
@@ -437,9 +448,9 @@ class _Rest(GetAttr):
     def __init__(self, dl, n): self.dl, self.n = dl, n
     def __len__(self): return len(self.dl)
     def __iter__(self):
-        it = iter(self.dl)
-        with torch.random.fork_rng():
-            for _ in range(self.n): next(it)
+        it, was = iter(self.dl), rng_state()
+        for _ in range(self.n): next(it)
+        if self.n: set_rng_state(was)
         yield from it
 
 # %% ../nbs/08_scale.ipynb #86652212
@@ -524,7 +535,7 @@ def agree(value):
 def sync_bn_(model: nn.Module) -> list[tuple]:  # (parent, name, module) of what was there, with the same tensors
     "Every BatchNorm becomes one that averages over all ranks, in place; an activation inside it stays (torch's own conversion would lose timm's)."
     from timm.layers import convert_sync_batchnorm
-    was = [(p, name, m) for p in model.modules() for name, m in p.named_children() if isinstance(m, nn.BatchNorm2d)]
+    was = [(p, name, m) for p in model.modules() for name, m in p.named_children() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     convert_sync_batchnorm(model)
     return was
 

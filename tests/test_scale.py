@@ -450,6 +450,14 @@ def test_what_a_stream_repeats_is_counted_in_a_sample(shards):
     less = train.take(range(50))
     assert ['may be more' in repeated(t, valid, t.take([1]))[0] for t in (train, less)] == [False, True]
 
+def test_a_stream_is_shared_out_evenly(shards):
+    "Three row groups, among processes and their workers"
+    train = open_shards(shards)['train']
+    for world in 2, 3, 4: assert sorted(b for r in range(world) for b, _ in train.read(0, rank=r, world=world)) == sorted(b for b, _ in train.read())
+    assert {len([*train.read(0, rank=r, world=4)]) for r in range(4)} == {100}
+    images = [x.numpy().tobytes() for xb, _ in StreamDL(train, 28, bs=20, num_workers=3) for x in xb]
+    assert len(images) == 400 and len(set(images)) > 380
+
 def test_a_folder_with_brackets_in_its_name(files, tmp_path):
     write_shards(files, tmp_path/'out [v2]')
     assert open_shards(tmp_path/'out [v2]')['train'].rows == 400
