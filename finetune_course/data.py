@@ -200,9 +200,10 @@ def _spell(path): return str(path).encode(errors='backslashreplace').decode()   
 def _dangling(f): return f.is_symlink() and not f.exists()   # a disk that is not there, a file that was not fetched
 
 def _is_image(f):
-    "By the ending of its name; where that has none, by what Pillow finds in it"
+    "By the ending of its name; where that is no picture's, by what Pillow finds in it"
     if f.name.startswith('.') or not (f.is_file() or _dangling(f)): return False      # a notebook's checkpoints, a Mac's shadows
-    if f.suffix or _dangling(f): return f.suffix.lower() in _suffixes or not f.suffix
+    if f.suffix.lower() in _suffixes: return True
+    if _dangling(f): return not f.suffix
     try: Image.open(f).close()
     except Exception as e: return not isinstance(e, UnidentifiedImageError)
     return True

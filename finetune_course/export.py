@@ -113,7 +113,8 @@ def load_model(
     path = Path(f'{str(stem).removesuffix(".safetensors").removesuffix(".json")}.json')
     try: d = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise InputError(f'{path} does not exist; give the name that `save_model` was given, such as RUN/model.') from None
-    except (ValueError, OSError): raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.') from None
+    except ValueError: raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.') from None
+    except OSError as e: raise InputError(f'{path} cannot be read ({e.strerror}); check its permissions and the disk.') from None
     try:
         digest = d.pop('sha256')
         spec = Spec(**{k: v for k, v in d.items() if k != 'schema'})
@@ -123,6 +124,7 @@ def load_model(
         drop_(model, spec.dropped)
         reshape_(model, spec.channels).load_state_dict(read_weights(weights, named=False))
     except InputError: raise
+    except OSError as e: raise InputError(f'{weights} cannot be read ({e.strerror}); check its permissions and the disk.') from None
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError):
         raise InputError(f'{path} does not describe its weights; restore both files or run again.') from None
     return model.eval(), spec

@@ -106,6 +106,13 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert names == ['a/0/0.png', 'a/0/1.png', 'a/0/more/0.png', 'a/0/more/1.png', *(f'a/{i}.png' for i in range(4)), 'a/z/0.png']
     assert len(class_folders(tmp_path/'in', 16)) == 13
 
+def test_pictures_by_any_name(tmp_path):
+    folder(tmp_path)
+    for name in '7.jpg?size=large', 'n01.0042': shutil.copy(tmp_path/'a'/'0.png', tmp_path/'a'/name)
+    (tmp_path/'a'/'notes.txt').write_text('no picture')
+    ds = class_folders(tmp_path, 16)
+    assert len(ds) == 10 and not ds.skipped
+
 def test_links_to_nothing_are_told(tmp_path, capsys):
     folder(tmp_path/'in')
     (tmp_path/'in'/'a'/'lost.png').symlink_to(tmp_path/'away.png')
