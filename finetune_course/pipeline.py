@@ -147,7 +147,7 @@ def hold(folder: Path) -> FileLock:
     try: lock.acquire(timeout=0)
     except Timeout: raise InputError(f'another run is writing there, in {folder}; wait for its end, or choose another --out.') from None
     except OSError as e:
-        if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP): raise   # some network disks have no locks
+        if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP): raise   # some network disks have no locks
     return lock
 
 def look(folder: Path):
@@ -223,9 +223,11 @@ def finish(self: OutFolder):
 @patch
 def __exit__(self: OutFolder, kind, *exc):
     if rank_distrib(): return shutil.rmtree(self.own)
-    self.lock.release()   # Windows renames no folder with an open file in it
-    if not kind: self.finish()
-    elif issubclass(kind, InputError) and self.fresh and not unfinished(self.partial/'checkpoint'): shutil.rmtree(self.partial)
+    if os.name == 'nt': self.lock.release()   # it renames no folder with an open file in it
+    try:
+        if not kind: self.finish()
+        elif issubclass(kind, InputError) and self.fresh and not unfinished(self.partial/'checkpoint'): shutil.rmtree(self.partial)
+    finally: self.lock.release()
 
 # %% ../nbs/09_pipeline.ipynb #a42b17dc
 def sound(row: Row, margin: float, strict: bool) -> bool:
@@ -524,7 +526,7 @@ known_sets = 'mnist5k', 'mnist', 'digits8'   # before any folder of that name
 def listing(data: str | Path) -> str | None:
     "A fingerprint of the files in a folder of classes; None where `data` is something else, and has a test part that stays the same."
     path = Path(data)
-    if is_stream(data) or not path.is_dir() or in_parts(path, 'test') or any(path.glob('*-ubyte*')): return None
+    if is_stream(data) or not path.is_dir() or any(path.glob('*-ubyte*')) or in_parts(path, 'test'): return None
     return hashlib.sha256('\n'.join(f'{c}/{f.name} {f.stat().st_size if f.exists() else None}' for f, c in image_files(path)).encode()).hexdigest()[:16]
 
 def fingerprints(*sets: Images, most: int = 10**9) -> list[str]:

@@ -51,11 +51,12 @@ def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
 
 def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the bytes
     "One image and its class as a row; raises `InputError` where it cannot be decoded"
-    if callable(read): decode_image(io.BytesIO(b := read()))
-    else:
-        decode_image(read)
-        b = Path(read).read_bytes()
-    return dict(image=dict(bytes=b, path=None if callable(read) else Path(read).name), label=y)
+    try: b, path = (read(), None) if callable(read) else (Path(read).read_bytes(), Path(read))
+    except OSError:
+        decode_image(read)   # it says what is wrong
+        raise
+    decode_image(io.BytesIO(b), path and str(path))
+    return dict(image=dict(bytes=b, path=path and path.name), label=y)
 
 def _rows(items: list, strict: bool, skipped: list[str]):
     "The rows of what can be decoded; what cannot is told to `skipped`, or raised"
@@ -220,8 +221,8 @@ class StreamDL(TfmdDL):
     "Batches out of `Shards`; an epoch is as many batches as the images fill, and the stream goes round."
     def __init__(self, shards: Shards, px: int, channels: int = 1, bs: int = 64, buffer: int = 10_000, num_workers: int = 0, **kwargs):
         self.shards, self.px, self.channels, self.buffer = shards, px, channels, buffer
-        most = max(1, shards.ds.num_shards//max(1, num_distrib()))   # more workers than row groups would all read the same ones
-        super().__init__(shards, bs=bs, num_workers=0 if num_workers == 0 else min(num_workers, most), indexed=False, **{'drop_last': True, **kwargs})
+        most = max(1, min(shards.ds.num_shards, len(shards)//bs//8)//max(1, num_distrib()))   # each worker fills batches of its own: several, or an epoch has too few of its images
+        super().__init__(shards, bs=bs, num_workers=min(num_workers, most), indexed=False, **{'drop_last': True, **kwargs})
         self.n = None
 
     def __len__(self): return max(1, len(self.shards)//(self.bs*max(1, num_distrib())))

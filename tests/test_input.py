@@ -108,8 +108,8 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_pictures_by_any_name(tmp_path):
     folder(tmp_path)
-    for name in '7.jpg?size=large', 'n01.0042': shutil.copy(tmp_path/'a'/'0.png', tmp_path/'a'/name)
-    (tmp_path/'a'/'notes.txt').write_text('no picture')
+    for name in '7.jpg-large', 'n01.0042': shutil.copy(tmp_path/'a'/'0.png', tmp_path/'a'/name)
+    for i, text in enumerate(('no picture', 'P1 Anna, left hand', 'BM')): (tmp_path/'a'/f'{i}.txt').write_text(text)   # some begin like one
     ds = class_folders(tmp_path, 16)
     assert len(ds) == 10 and not ds.skipped
 

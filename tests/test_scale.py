@@ -10,7 +10,6 @@ from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from finetune_course.cli import main
 from finetune_course.data import InputError, dataloaders, load
-from finetune_course.export import Spec
 from finetune_course.finetune import fit_, learner
 from finetune_course.pipeline import Config, OutFolder, Trainer, load_sizes, repeated
 from finetune_course.scale import Checkpoint, StreamDL, _part_of, fit_in_memory, is_stream, load_shards, open_shards, sample_shards, stream_dataloaders, tracking, write_shards
@@ -439,10 +438,10 @@ def test_resume_takes_the_run_that_wrote_last(tmp_path, monkeypatch):
 def test_a_stream_goes_on_with_as_many_workers(shards, tmp_path, monkeypatch):
     "The order of its batches depends on their number, which another machine would choose otherwise"
     cfg = Config(data=str(shards), size=28, device='cpu')
-    sets, spec = load_sizes(cfg), Spec('plain_cnn', list('0123'), 28)
+    sets = load_sizes(cfg)
     def workers(n):
         monkeypatch.setattr('finetune_course.pipeline.n_workers', lambda device: n)
-        return Trainer(cfg, sets, tmp_path, Checkpoint(tmp_path/'checkpoint', resume=True))(spec, lambda dls, **kwargs: dls.train.fake_l.num_workers)
+        return Trainer(cfg, sets, tmp_path, Checkpoint(tmp_path/'checkpoint', resume=True)).batches.keywords['num_workers']
     assert [workers(2), workers(0)] == [2, 2]
 
 def test_what_a_stream_repeats_is_counted_in_a_sample(shards):
@@ -450,13 +449,17 @@ def test_what_a_stream_repeats_is_counted_in_a_sample(shards):
     less = train.take(range(50))
     assert ['may be more' in repeated(t, valid, t.take([1]))[0] for t in (train, less)] == [False, True]
 
-def test_a_stream_is_shared_out_evenly(shards):
+def test_a_stream_is_shared_out_evenly(files, shards, tmp_path):
     "Three row groups, among processes and their workers"
     train = open_shards(shards)['train']
     for world in 2, 3, 4: assert sorted(b for r in range(world) for b, _ in train.read(0, rank=r, world=world)) == sorted(b for b, _ in train.read())
     assert {len([*train.read(0, rank=r, world=4)]) for r in range(4)} == {100}
-    images = [x.numpy().tobytes() for xb, _ in StreamDL(train, 28, bs=20, num_workers=3) for x in xb]
+    images = [x.numpy().tobytes() for xb, _ in StreamDL(train, 28, bs=10, num_workers=3) for x in xb]
     assert len(images) == 400 and len(set(images)) > 380
+    write_shards(files, tmp_path/'many', rows=20)                  # row groups enough to share out those
+    many = open_shards(tmp_path/'many')['train']
+    halves = [[b for b, _ in many.read(0, rank=r, world=2)] for r in range(2)]
+    assert abs(len(halves[0]) - len(halves[1])) <= 40 and sorted(halves[0] + halves[1]) == sorted(b for b, _ in train.read())
 
 def test_a_folder_with_brackets_in_its_name(files, tmp_path):
     write_shards(files, tmp_path/'out [v2]')
@@ -465,7 +468,7 @@ def test_a_folder_with_brackets_in_its_name(files, tmp_path):
 def test_processes_of_one_machine_share_its_cores(shards, monkeypatch):
     train, valid, _ = load_shards(shards, 28)
     monkeypatch.setattr(os, 'cpu_count', lambda: 4)
-    def workers(device='meta'): return stream_dataloaders(train, valid, aug=[], device=device).train.fake_l.num_workers
+    def workers(device='meta'): return stream_dataloaders(train, valid, 8, aug=[], device=device).train.fake_l.num_workers
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     assert workers() == 3 and workers('cpu') == 0
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
