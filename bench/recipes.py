@@ -72,7 +72,7 @@ large |= members | {
     'large: strided CNN, pupil of two kinds': dict(strided, teachers=(('large: strided CNN', 0), ('large: strided CNN', 1), ('large: pretrained, hard labels, 48 px', 0))),
     'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil of these teachers; 20 times 60,000 images in all
     'large: wide strided CNN, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=3, teachers=nine, copies=10),
-    'large: wide strided CNN, pupil of nine, fresh copies': dict(strided, net=partial(strided_cnn, width=64), epochs=1, teachers=nine, copies=25),   # each seen once; seeds 3 to 5 are to be asked as trained
+    'large: wide strided CNN, pupil of nine, fresh copies': dict(strided, net=partial(strided_cnn, width=64), epochs=1, teachers=nine, copies=25),   # each seen once; seeds 0 to 2 were to be asked with clean statistics, 3 to 5 as trained
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
 
