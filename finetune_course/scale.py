@@ -344,18 +344,28 @@ def fit_in_memory(
             torch.cuda.empty_cache()
         say(f'out of memory: {bs//times//2} images at a time from now on, {2*times} times before each step')
 
-# %% ../nbs/08_scale.ipynb #1ba5e9b3
+# %% ../nbs/08_scale.ipynb #39cd0515
 def _recomputed(model):
     "The body's parts; and instead of its flat lists of layers, as VGG's, the whole lists"
     flat = [c for n, c in model.named_children() if n != head_name(model) and isinstance(c, nn.Sequential) and not any(True for u in c for _ in u.children())]
     inside = {u for c in flat for u in c}
     return flat, [u for u in body_units(model) if u not in inside]
 
+def _stretches(layers):
+    "About √n stretches of n layers; each begins with weights, for a layer that works in place would spoil the input that is kept"
+    found = [[]]
+    for m in layers:
+        if len(found[-1]) >= len(layers)/math.isqrt(len(layers)) and any(True for _ in m.parameters()): found.append([])
+        found[-1].append(m)
+    return found
+
+# %% ../nbs/08_scale.ipynb #1ba5e9b3
 def lighten_(model: nn.Module) -> nn.Module:
     "Recompute the inside of each body part in the backward pass instead of keeping it, in place; of a flat list of n layers, about √n stretches (Chen et al., arXiv 1604.06174)."
-    from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+    from torch.utils.checkpoint import checkpoint
     def whole(plain, *a): return checkpoint(plain, *a, use_reentrant=False)
-    def parts(plain, x): return checkpoint_sequential([*plain.__self__], math.isqrt(len(plain.__self__)), x, use_reentrant=False)
+    def through(x, layers): return through(layers[0](x), layers[1:]) if layers else x
+    def parts(plain, x): return through(x, [lambda x, ms=ms: checkpoint(through, x, ms, use_reentrant=False) for ms in _stretches(plain.__self__)])
     for units, again in zip(_recomputed(model), (parts, whole)):
         for unit in units:
             def forward(*a, plain=type(unit).forward.__get__(unit), again=again): return again(plain, *a) if torch.is_grad_enabled() else plain(*a)
