@@ -192,7 +192,7 @@ def _try_image(path, px):
     try: return read_image(path, px)
     except InputError as e: return e
 
-# %% ../nbs/01_data.ipynb #07e1f619
+# %% ../nbs/01_data.ipynb #94a56025
 _suffixes = {k for k, v in Image.registered_extensions().items() if v in Image.OPEN} | _foreign   # not what Pillow can only write
 
 def _spell(path): return str(path).encode(errors='backslashreplace').decode()   # old archives hold names that are not UTF-8, and no report can
@@ -214,6 +214,7 @@ def _folders(path):
         raise InputError(f'{_spell(lost)} is a link to what is not there; restore that, or remove the link.')
     return [d for d in there if d.is_dir()]
 
+# %% ../nbs/01_data.ipynb #07e1f619
 def _closed(e): raise InputError(f'{_spell(e.filename)} cannot be read ({e.strerror}); check its permissions.')
 
 def _below(folder, onerror=_closed):

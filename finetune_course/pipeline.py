@@ -600,12 +600,11 @@ def run(
         once(ckpt.folder/'run.json', lambda: resumable(cfg, train))
         hist = build_files(cfg, model, spec, sets, out, ckpt, say, show)
         say(f'measuring on {len(test):,} held-out images')
-        found = judge(cfg, sets, out)
-        rep = report(**found, seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg),
+        rep = report(**judge(cfg, sets, out), seed=cfg.seed, seconds=round(time.perf_counter()-start, 1), training_seconds=round(hist.attrs['seconds'], 1), options=asdict(cfg),
                      resumed_from_step=ckpt.resumed, seconds_count='since the run was resumed' if ckpt.resumed is not None else 'the whole run', processes=max(1, num_distrib()), data=origin(cfg, train, valid, test))
         hist.to_csv(out/'history.csv')
         write_atomic(out/'report.json', json.dumps(rep, indent=1, ensure_ascii=False))
-        write_atomic(out/'report.html', html_report(rep, hist, [s[2] for s in sets.values()], Reader(out/stage_files[found['shipped']], 0)))
+        write_atomic(out/'report.html', html_report(rep, hist, [s[2] for s in sets.values()], Reader(out/stage_files[rep['shipped']], 0)))
     return folder.path, rep
 
 # %% ../nbs/09_pipeline.ipynb #5fbc2228

@@ -33,7 +33,7 @@ from .data import Images, InputError, beside, dataloaders, decode_image, fit_squ
 from .backbone import body_units, head_name
 from .export import as_channels, write_atomic
 
-# %% ../nbs/08_scale.ipynb #5488a018
+# %% ../nbs/08_scale.ipynb #23bdabef
 def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
     "Classes; for each part a list of (what to read, class); a sentence for each image without a class"
     def png(x):
@@ -49,6 +49,7 @@ def _sources(src: Path) -> tuple[list[str], dict, list[str]]:
     if extra := {c for found in files.values() for _, c in found} - set(vocab): raise InputError(f'{src} has a class {min(extra)!r} in test/ that train/ lacks; add it to train/ or remove it.')
     return vocab, {k: [(f, vocab.index(c)) for f, c in found] for k, found in files.items()}, [s for p in dict.fromkeys((src, *folders.values())) for s in beside(p)]
 
+# %% ../nbs/08_scale.ipynb #5488a018
 def _row(read, y: int) -> dict:   # `read`: a path, or a function that gives the bytes
     "One image and its class as a row; raises `InputError` where it cannot be decoded"
     try: b, path = (read(), None) if callable(read) else (Path(read).read_bytes(), Path(read))
@@ -364,8 +365,9 @@ def lighten_(model: nn.Module) -> nn.Module:
     "Recompute the inside of each body part in the backward pass instead of keeping it, in place; of a flat list of n layers, about √n stretches (Chen et al., arXiv 1604.06174)."
     from torch.utils.checkpoint import checkpoint
     def whole(plain, *a): return checkpoint(plain, *a, use_reentrant=False)
-    def through(x, layers): return through(layers[0](x), layers[1:]) if layers else x
-    def parts(plain, x): return through(x, [lambda x, ms=ms: checkpoint(through, x, ms, use_reentrant=False) for ms in _stretches(plain.__self__)])
+    def parts(plain, x):
+        for layers in _stretches(plain.__self__): x = checkpoint(nn.Sequential(*layers), x, use_reentrant=False)
+        return x
     for units, again in zip(_recomputed(model), (parts, whole)):
         for unit in units:
             def forward(*a, plain=type(unit).forward.__get__(unit), again=again): return again(plain, *a) if torch.is_grad_enabled() else plain(*a)
