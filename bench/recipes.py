@@ -2,6 +2,7 @@
 
     python -m bench.recipes [RECIPE ...] [--folds 4] [--jobs 1]     # cross-validation on the embedded 4,000: every recipe and fold that is missing
     python -m bench.recipes LARGE ... --idx FOLDER                  # a "large" recipe, trained on MNIST's first 50,000 training images, judged on the other 10,000
+    python -m bench.recipes PUPIL ... --idx FOLDER                  # a pupil of written answers, trained with those for the first 50,000: how often does it answer the copies of the other 10,000 otherwise than its teachers?
     python -m bench.recipes RECIPE ... --report --idx FOLDER        # trained on all of them (or, a "large" recipe, on the 60,000), reported on the 10,000 test images
 
 Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
@@ -50,7 +51,7 @@ affine = dict(degrees=15, zoom=1.15, shear=.25, shift=.08, stretch=1.15)
 bent = dict(affine, bend=.05)
 drawn = dict(bent, thick=.5)
 gentle = dict(degrees=7, zoom=1.07, warp=.05, shear=.12, shift=.04, stretch=1.07)   # half of `affine`, to answer with
-default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=(), finish=0, copies=0)   # without a net: the pretrained one
+default = dict(px=48, epochs=26, bs=64, lr=slice(1e-3, 1e-2), aug={}, drop=False, net=None, smooth=.1, teachers=(), finish=0, copies=0, temperature=2.)   # without a net: the pretrained one
 recipes = {   # of about five minutes on two cores, but for the first
     '8 epochs': dict(epochs=8), '26 epochs': {}, 'affine': dict(aug=affine), 'bent': dict(aug=bent), 'drawn': dict(aug=drawn),
     'drawn, twice the rate': dict(aug=drawn, lr=slice(2e-3, 2e-2)), 'drawn, no smoothing': dict(aug=drawn, smooth=0.),
@@ -73,6 +74,8 @@ large |= members | {
     'large: strided CNN, pupil of nine': dict(strided, epochs=2, teachers=nine, copies=10),   # moved copies of each image, answered once for every pupil of these teachers; 20 times 60,000 images in all
     'large: wide strided CNN, pupil of nine': dict(strided, net=partial(strided_cnn, width=64), epochs=3, teachers=nine, copies=10),
     'large: wide strided CNN, pupil of nine, fresh copies': dict(strided, net=partial(strided_cnn, width=64), epochs=1, teachers=nine, copies=25),   # each seen once; seeds 0 to 2 were to be asked with clean statistics, 3 to 5 as trained
+    'large: wide strided CNN, pupil of nine, fresh copies, temperature 4': dict(strided, net=partial(strided_cnn, width=64), epochs=1, teachers=nine, copies=25, temperature=4.),   # to be asked as trained
+    **{f'large: strided CNN, pupil of nine, five copies, temperature {t}': dict(strided, epochs=1, teachers=nine, copies=5, temperature=float(t)) for t in (1, 2, 4, 8)},
     'large: strided CNN, pupil of five, finished': dict(pupil, finish=6),   # epochs more, at a fifth of the rate: images moved half as far, teachers with clean statistics
 }
 
@@ -156,9 +159,9 @@ def voted(name, dls, x):
         return {f'teachers{", moved" if n else ""}': answers(committee, dls, x, n).argmax(1).cpu() for n in (0, 8)}
     return written(name, 'vote', len(x), vote)
 
-def towards(pred, y):
+def towards(pred, y, temperature):
     "The loss towards the written answers of teachers; towards labels the cross entropy"
-    return F.cross_entropy(pred, y) if y.ndim == 1 else distillation_loss(pred, y)
+    return F.cross_entropy(pred, y) if y.ndim == 1 else distillation_loss(pred, y, temperature)
 
 def recalibrate_clean_(net, dl): return recalibrate_bn_(net, dl, 20_000//dl.bs)
 
@@ -202,36 +205,55 @@ def batched(name, train, device, aug, lesson=None):
     spec = seen(name, len(train.vocab))
     return dataloaders(lesson or train, train.take(range(64)), options(name)['bs'], spec.mean, spec.std, aug=aug, device=device)
 
-def train(name, train, valid, seed, device, head):
-    p = options(name)
-    batches = partial(batched, name, train, device)
-    dls = batches([Drawn(**p['aug'])])
+def train(name, batches, seed, head, written=None):
+    "Train the net of a recipe, from the images of `batches` or answers that were written for their copies; returns the learner, the averaged net and the seconds."
+    p, dls = options(name), batches([Drawn(**options(name)['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
-    lesson = batches([], answered(name, train, device)) if p['copies'] else dls
-    average, t, cuda = Average(), time.perf_counter(), torch.device(device).type == 'cuda'
+    lesson = batches([], written) if written else dls
+    average, t, cuda = Average(), time.perf_counter(), torch.device(dls.device).type == 'cuda'
     extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and not cuda and torch.cpu.get_capabilities().get('avx512_bf16', False))
     def fit(dls, cbs, *args):
         learn = learner(dls, net, splitter=params if p['net'] or p['drop'] else layer_groups, cbs=[average, *extra, *cbs],
-                        loss_func=towards if p['copies'] else LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
+                        loss_func=partial(towards, temperature=p['temperature']) if p['copies'] else LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
         fit_(learn, *args, seed=seed)
         return learn
-    learn = fit(lesson, [Teach(Committee(name, dls.c, dls.device))] if p['teachers'] and not p['copies'] else [], p['epochs'], p['lr'])
-    plain, gently = batches([]).train, batches([Drawn(**gentle)])
-    if p['finish']: learn = fit(gently, [Teach(Committee(name, dls.c, dls.device, plain))], p['finish'], 2e-3)
-    if teaches(name, seed) and len(train) == 60_000:
+    learn = fit(lesson, [Teach(Committee(name, dls.c, dls.device), p['temperature'])] if p['teachers'] and not p['copies'] else [], p['epochs'], p['lr'])
+    if p['finish']: learn = fit(batches([Drawn(**gentle)]), [Teach(Committee(name, dls.c, dls.device, batches([]).train), p['temperature'])], p['finish'], 2e-3)
+    return learn, average.net.module, time.perf_counter() - t
+
+def row(name, seed, seconds, y, ways):
+    y = y.cpu()
+    return dict(recipe=name, seed=seed, n=len(y), seconds=round(seconds, 1), wrong={k: (o.cpu() != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
+
+def judged(name, ds, valid, seed, device, head):
+    "Train on `ds`, and ask for the classes of `valid` in all ways"
+    p, batches = options(name), partial(batched, name, ds, device)
+    learn, averaged, seconds = train(name, batches, seed, head, answered(name, ds, device) if p['copies'] else None)
+    if teaches(name, seed) and len(ds) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
-    seconds, x = time.perf_counter() - t, valid.x.to(dls.device)
-    clean = recalibrate_clean_(copy.deepcopy(learn.model), plain)
-    nets = {'net': (learn.model, dls), 'average': (average.net.module, dls), 'clean': (clean, gently)}
-    ways = {f'{k}{", moved" if n else ""}': answers(*v, x, n).argmax(1).cpu() for k, v in nets.items() for n in (0, 8)}
+    dls, gently = batches([Drawn(**p['aug'])]), batches([Drawn(**gentle)])
+    clean, x = recalibrate_clean_(copy.deepcopy(learn.model), batches([]).train), valid.x.to(dls.device)
+    nets = {'net': (learn.model, dls), 'average': (averaged, dls), 'clean': (clean, gently)}
+    ways = {f'{k}{", moved" if n else ""}': answers(*v, x, n).argmax(1) for k, v in nets.items() for n in (0, 8)}
     if p['teachers']: ways |= voted(name, dls, x)
-    return dict(recipe=name, seed=seed, n=len(valid), seconds=round(seconds, 1), wrong={k: (o != valid.y.cpu()).nonzero()[:, 0].tolist() for k, o in ways.items()})
+    return row(name, seed, seconds, valid.y, ways)
 
-def prepare(name, train, valid, device):
+def followed(name, ds, seed, device):
+    "Train on the answers for copies of the first 50,000 images; the answers for those of the others, that teachers learned from but the pupil did not, are to be met"
+    copies = answered(name, ds, device)
+    learned = torch.arange(len(copies)) % len(ds) < 50_000
+    lesson, held = copies.take(learned), copies.take(~learned)
+    batches = partial(batched, name, ds, device)
+    learn, averaged, seconds = train(name, batches, seed, seed, lesson)
+    dls = batches([])
+    return row(name, seed, seconds, held.y.argmax(1), {k: answers(net, dls, held.x.to(dls.device), 0).argmax(1) for k, net in (('net', learn.model), ('average', averaged))})
+
+def prepare(name, kind, train, valid, device):
     "Have a pupil's teachers answer, where they have not"
     if options(name)['copies']: answered(name, train, device)
+    if kind == 'follow': return
     dls = batched(name, train, device, [Drawn(**options(name)['aug'])])
     voted(name, dls, valid.x.to(dls.device))
 
@@ -243,9 +265,10 @@ def one(name, kind, seed, folder, folds, device):
         a, b = ds.take(torch.cat([p for i, p in enumerate(part) if i != seed])), ds.take(part[seed])
     else:
         a, b = idx_folder(folder, px)
+        if kind == 'follow': return dict(kind=kind, **followed(name, a, seed, device))
         if kind == 'held': a, b = a.take(range(50_000)), a.take(range(50_000, len(a)))
         if name not in large: a, _ = load('mnist5k', px)
-    return dict(kind=kind, **train(name, a, b, seed, device, head=0 if kind == 'fold' else seed))
+    return dict(kind=kind, **judged(name, a, b, seed, device, head=0 if kind == 'fold' else seed))
 
 def main():
     a = arguments(__doc__, 'recipes.jsonl')
@@ -260,10 +283,12 @@ def main():
     a = a.parse_args()
     known(a.recipe, recipes | large)
     warnings.filterwarnings('ignore')
-    kind, device = 'report' if a.report else 'held' if a.idx else 'fold', pick_device(a.device)
+    written = [bool(options(r)['copies']) for r in a.recipe]
+    kind, device = 'report' if a.report else 'fold' if not a.idx else 'follow' if any(written) else 'held', pick_device(a.device)
     if a.report and not a.idx: raise InputError("--report reads MNIST's test images: add --idx FOLDER.")
     if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): raise InputError('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
-    if kind != 'report' and any(options(r)['teachers'] for r in a.recipe): raise InputError('the teachers of a pupil may have learned from the images that are held out; add --report.')
+    if kind == 'follow' and not all(written): raise InputError('pupils of written answers are judged by those, other nets by labels: name them in two commands, or add --report.')
+    if kind != 'follow' and kind != 'report' and any(options(r)['teachers'] for r in a.recipe): raise InputError('the teachers of a pupil may have learned from the images that are held out; add --report.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
@@ -271,7 +296,7 @@ def main():
     def wanted(name, seed): return (kind, name, seed, a.folds) not in done or kind == 'report' and teaches(name, seed) and not kept(name, seed).is_file()
     pupils = {r for r, s in todo if options(r)['teachers'] and wanted(r, s)}
     for name in pupils: lacking(name)
-    for name in pupils if a.job == 0 else (): prepare(name, *idx_folder(a.idx, options(name)['px']), device)   # before several jobs ask for it
+    for name in pupils if a.job == 0 else (): prepare(name, kind, *idx_folder(a.idx, options(name)['px']), device)   # before several jobs ask for it
     others = [subprocess.Popen([sys.executable, '-m', 'bench.recipes', *sys.argv[1:], '--job', str(i)]) for i in range(1, a.jobs)] if a.job == 0 else []
     for name, seed in todo[a.job*share:(a.job+1)*share]:
         if not wanted(name, seed): continue
