@@ -205,12 +205,11 @@ def batched(name, train, device, aug, lesson=None):
     spec = seen(name, len(train.vocab))
     return dataloaders(lesson or train, train.take(range(64)), options(name)['bs'], spec.mean, spec.std, aug=aug, device=device)
 
-def train(name, batches, seed, head, written=None):
+def train(name, batches, seed, head, lesson=None):
     "Train the net of a recipe, from the images of `batches` or answers that were written for their copies; returns the learner, the averaged net and the seconds."
     p, dls = options(name), batches([Drawn(**options(name)['aug'])])
     net, start, compiled = fresh_net(name, dls.c, head)
     net.load_state_dict(start)
-    lesson = batches([], written) if written else dls
     average, t, cuda = Average(), time.perf_counter(), torch.device(dls.device).type == 'cuda'
     extra = [compiled]*(cuda or bool(p['net'])) + [BFloat16()]*(bool(p['net']) and not cuda and torch.cpu.get_capabilities().get('avx512_bf16', False))
     def fit(dls, cbs, *args):
@@ -218,11 +217,12 @@ def train(name, batches, seed, head, written=None):
                         loss_func=partial(towards, temperature=p['temperature']) if p['copies'] else LabelSmoothingCrossEntropyFlat(eps=p['smooth']))
         fit_(learn, *args, seed=seed)
         return learn
-    learn = fit(lesson, [Teach(Committee(name, dls.c, dls.device), p['temperature'])] if p['teachers'] and not p['copies'] else [], p['epochs'], p['lr'])
+    learn = fit(batches([], lesson) if lesson else dls, [Teach(Committee(name, dls.c, dls.device), p['temperature'])] if p['teachers'] and not p['copies'] else [], p['epochs'], p['lr'])
     if p['finish']: learn = fit(batches([Drawn(**gentle)]), [Teach(Committee(name, dls.c, dls.device, batches([]).train), p['temperature'])], p['finish'], 2e-3)
     return learn, average.net.module, time.perf_counter() - t
 
 def row(name, seed, seconds, y, ways):
+    "A line of results: `ways` are classes, to be compared with `y`"
     y = y.cpu()
     return dict(recipe=name, seed=seed, n=len(y), seconds=round(seconds, 1), wrong={k: (o.cpu() != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
 
@@ -283,12 +283,12 @@ def main():
     a = a.parse_args()
     known(a.recipe, recipes | large)
     warnings.filterwarnings('ignore')
-    written = [bool(options(r)['copies']) for r in a.recipe]
-    kind, device = 'report' if a.report else 'fold' if not a.idx else 'follow' if any(written) else 'held', pick_device(a.device)
+    by_answers = [options(r)['copies'] > 0 for r in a.recipe]
+    kind, device = 'report' if a.report else 'fold' if not a.idx else 'follow' if any(by_answers) else 'held', pick_device(a.device)
     if a.report and not a.idx: raise InputError("--report reads MNIST's test images: add --idx FOLDER.")
     if kind == 'held' and not (a.recipe and {*a.recipe} <= {*large}): raise InputError('the embedded images may be among those that --idx holds out; add --report, or name "large" recipes.')
-    if kind == 'follow' and not all(written): raise InputError('pupils of written answers are judged by those, other nets by labels: name them in two commands, or add --report.')
-    if kind != 'follow' and kind != 'report' and any(options(r)['teachers'] for r in a.recipe): raise InputError('the teachers of a pupil may have learned from the images that are held out; add --report.')
+    if kind == 'follow' and not all(by_answers): raise InputError('pupils of written answers are judged by those, other nets by labels: name them in two commands, or add --report.')
+    if kind in ('fold', 'held') and any(options(r)['teachers'] for r in a.recipe): raise InputError('the teachers of a pupil may have learned from the images that are held out; add --report.')
     done = {(r['kind'], r['recipe'], r['seed'], r['folds']) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.is_file() else ()
     todo = [(r, s) for r in a.recipe or recipes for s in (range(a.folds) if kind == 'fold' else a.seeds)]
     if kind == 'report': todo.sort(key=lambda t: t[1])
