@@ -3,16 +3,18 @@
     python -m bench.compress [POINT ...] [--seeds 0 1 2] [--idx FOLDER]    # default: every point that is missing
     python -m bench.compress --clock --idx FOLDER                          # no training but of a start that is missing: the speed of all points anew, on one quiet machine
 
-All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000; those that are taught have it as their teacher. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
+All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000; those that are taught have it as their teacher, or ("taught by nine") the nets of bench.recipes, which answered copies of all 60,000. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
 command may be stopped and started again. Teachers are kept in bench/teachers."""
 import copy, tempfile, time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np, onnx, onnxruntime, torch
 from torch import nn
-from fastai.torch_core import TensorImage, set_seed
+from fastai.torch_core import TensorImage, params, set_seed
+from bench.recipes import answered, lacking, options, towards
 from bench.shared import arguments, command, here, keep, known, read, same_images, unmixed
 from finetune_course.backbone import plain_cnn, predict_tensor
 from finetune_course.data import dataloaders, idx_folder, load, split
@@ -26,6 +28,7 @@ from finetune_course.quantize import mixed_bits, on_paper, quantization_aware
 default = dict(ratio=.95, px=28, epochs=40, cuts=1, round_to=8, teacher=True, start='fine-tuned', full=False, size=48, bs=64, width=24, bits=False)
 race = dict(ratio=.962, epochs=24, round_to=4)   # the same size and budget four times
 full = dict(full=True, bs=128, epochs=16, teacher=False)   # with labels enough
+taught = dict(full, teacher='nine')
 tiny = dict(ratio=.972, round_to=4)   # 20 KB, as the plain net of 13 and 26 channels
 points = {
     'one-shot': race, 'iterative': dict(race, cuts=4),
@@ -36,11 +39,14 @@ points = {
     **{f'R {r}': dict(ratio=r) for r in (.86, .9, .96)},
     **{f'R 0.95, {px} px, no teacher': dict(px=px, teacher=False) for px in (20, 36, 48)},
     'full MNIST, 20 KB': dict(tiny, **full), 'full MNIST, 20 KB, plain CNN, from scratch': dict(full, start='plain', width=13),
+    'full MNIST, 20 KB, taught by nine': dict(tiny, **taught), 'full MNIST, 20 KB, plain CNN, from scratch, taught by nine': dict(taught, start='plain', width=13),
 }
 
 def images(p, px, seed, folder):
     "Training, validation and reported images of one size"
-    if p['full']: rest, test = idx_folder(folder, px)
+    if p['full']:
+        rest, test = idx_folder(folder, px)
+        rest.names = [*range(len(rest))]
     else:
         rest, test = load('mnist5k', px)
         if folder: test, = idx_folder(folder, px, ['test'])
@@ -56,6 +62,15 @@ def teacher_of(p, seed, folder):
     fit_(learner(dataloaders(train, valid, 64, spec.mean, spec.std), model), Config().epochs, seed=seed)
     save_model(model, spec, stem)
     return load_model(stem)
+
+def taught_by_nine_(net, spec, train, valid, p, seed, folder):
+    "Train towards the answers of nine nets, in place, as the best pupil of bench.recipes was, a copy of the images for an epoch; their `names` are their places among all"
+    pupil = 'large: wide strided CNN, pupil of nine, fresh copies, temperature 4'
+    lacking(pupil)
+    copies, n = answered(pupil, idx_folder(folder, p['px'])[0], 'cpu'), len(train) + len(valid)
+    lesson = copies.take((n*torch.arange(p['epochs'])[:, None] + torch.tensor(train.names)).flatten())
+    loss = partial(towards, temperature=options(pupil)['temperature'])
+    fit_(learner(dataloaders(lesson, valid, p['bs'], spec.mean, spec.std, aug=[]), net, splitter=params, loss_func=loss), 1, 1e-2, seed=seed)
 
 def begin(p, seed, folder):
     "What every net of a point starts from: the fine-tuned net and its spec, the small net's images, options, spec and (for a cut net) weights"
@@ -85,10 +100,11 @@ def make(name, seed, folder):
     start = time.perf_counter()
     train, valid, test = sets[p['px']]
     dls = dataloaders(train, valid, p['bs'], small_spec.mean, small_spec.std)
-    teacher = Tutor(model, spec, small_spec) if p['teacher'] else None
-    if p['start'] == 'plain':
-        net = plain_cnn(p['width'], len(small_spec.mean), len(spec.vocab))
-        recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
+    teacher = Tutor(model, spec, small_spec) if p['teacher'] is True else None
+    if p['start'] == 'plain': net = plain_cnn(p['width'], len(small_spec.mean), len(spec.vocab))
+    elif p['teacher'] == 'nine': net, small_spec = prune(whole, small_spec, p['ratio'], p['round_to'])
+    if p['teacher'] == 'nine': taught_by_nine_(net, small_spec, train, valid, p, seed, folder)
+    elif p['start'] == 'plain': recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
     else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, p['round_to'], seed=seed)
     seconds, (rows, ratios) = time.perf_counter() - start, gauge(p, begun, net, small_spec)
     if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, test, teacher, seed)
