@@ -1,9 +1,9 @@
 """How small can it get, at what cost? Each point is one way to make a small net; each row is one seed of it, measured from its files.
 
     python -m bench.compress [POINT ...] [--seeds 0 1 2] [--idx FOLDER]    # default: every point that is missing
-    python -m bench.compress --clock --idx FOLDER                          # no training but of a start that is missing: the speed of all points anew, on one quiet machine
+    python -m bench.compress [POINT ...] --clock --idx FOLDER              # no training but of a start that is missing: the speed of all points anew, on one quiet machine
 
-All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000; those that are taught have it as their teacher, or ("taught by nine") the nets of bench.recipes, which answered copies of all 60,000. Those named "full MNIST" then train on all 60,000 images of FOLDER, the others on the 4,000. With --idx everything is measured on
+All points but those "from scratch" start from the net that was fine-tuned on the embedded 4,000; those that are taught have it as their teacher, or ("taught by nine") the nets of bench.recipes, which answered copies of all 60,000. Those named "full MNIST" then train on the 60,000 images of FOLDER (a twentieth of them for validation, which the nine learned from too), the others on the 4,000. With --idx everything is measured on
 MNIST's 10,000 test images, otherwise on the 1,000 embedded ones that are held out. Each finished row is written at once and skipped the next time, so the
 command may be stopped and started again. Teachers are kept in bench/teachers."""
 import copy, tempfile, time
@@ -63,11 +63,11 @@ def teacher_of(p, seed, folder):
     save_model(model, spec, stem)
     return load_model(stem)
 
+pupil = 'large: wide strided CNN, pupil of nine, fresh copies, temperature 4'   # whose lesson they have
+
 def taught_by_nine_(net, spec, train, valid, p, seed, folder):
-    "Train towards the answers of nine nets, in place, as the best pupil of bench.recipes was, a copy of the images for an epoch; their `names` are their places among all"
-    pupil = 'large: wide strided CNN, pupil of nine, fresh copies, temperature 4'
-    lacking(pupil)
-    copies, n = answered(pupil, idx_folder(folder, p['px'])[0], 'cpu'), len(train) + len(valid)
+    "Train towards the answers of nine nets, in place: one pass through as many copies of the images as there are epochs; `names` are places among all images"
+    copies, n = answered(pupil, idx_folder(folder, p['px'])[0], torch.device('cpu')), len(train) + len(valid)
     lesson = copies.take((n*torch.arange(p['epochs'])[:, None] + torch.tensor(train.names)).flatten())
     loss = partial(towards, temperature=options(pupil)['temperature'])
     fit_(learner(dataloaders(lesson, valid, p['bs'], spec.mean, spec.std, aug=[]), net, splitter=params, loss_func=loss), 1, 1e-2, seed=seed)
@@ -159,9 +159,9 @@ def paper(net, dls, test, teacher, seed):
     for how in mixed:
         for bits in (8, 6, 5, 4, 3, 2, 'mixed'): rows.append(row(how, bits, *on_paper(net, mixed[how] if bits == 'mixed' else bits, how)))
     for bits in (3, 2, 'mixed'):
-        taught, b = copy.deepcopy(net), mixed['linear'] if bits == 'mixed' else bits
-        with quantization_aware(taught, b): recover_(taught, dls, 8, lr=3e-3, teacher=teacher, seed=seed)
-        rows.append(row('linear, learned', bits, *on_paper(taught, b)))
+        learned, b = copy.deepcopy(net), mixed['linear'] if bits == 'mixed' else bits
+        with quantization_aware(learned, b): recover_(learned, dls, 8, lr=3e-3, teacher=teacher, seed=seed)
+        rows.append(row('linear, learned', bits, *on_paper(learned, b)))
     return rows
 
 def main():
@@ -169,18 +169,19 @@ def main():
     a.add_argument('point', nargs='*', help=f'one or more of: {"; ".join(points)}')
     a.add_argument('--seeds', type=int, nargs='+', default=[0])
     a.add_argument('--idx', type=Path, help="folder with MNIST's four files")
-    a.add_argument('--clock', action='store_true', help='time every point of the JSON anew')
+    a.add_argument('--clock', action='store_true', help='time every point of the JSON anew, or those named')
     a = a.parse_args()
     def done(): return read(a.out, rows=[])
     known(a.point, points)
     unmixed(a.out, 'test images', [r['int8']['n'] for r in done()['rows']], len(images(default, default['px'], 0, a.idx)[2]), same_images)
     if a.clock:
-        clock((now := done())['rows'], a.idx)
+        clock([r for r in (now := done())['rows'] if not a.point or r['point'] in a.point], a.idx)
         return keep(a.out, now)
     for name in a.point or points:
         for seed in a.seeds:
             if any((r['point'], r['seed']) == (name, seed) for r in done()['rows']): continue
             if points[name].get('full') and not a.idx: print(f'{name}: needs --idx'); continue
+            if points[name].get('teacher') == 'nine': lacking(pupil)
             row = make(name, seed, a.idx)
             now = done()   # read again: another process may be making other rows
             now['rows'].append(row)

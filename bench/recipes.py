@@ -7,7 +7,7 @@
 
 Each row tells the mistakes of six ways to answer: the net, the average of its weights over the last steps, the net with BatchNorm's statistics from images
 that were not augmented ("clean"), and the three with the mean answer over eight moved copies of each image and, counted twice, the image itself: moved as in
-training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds (where their rows are there but the nets are not, they are trained anew, and the rows stay); its row tells their mean answers too. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
+training, for the clean net half as far. A pupil needs its teachers first, reported with their seeds (where their rows are there but the nets are not, they are trained anew, and the rows stay); its row tells their mean answers too. Where a pupil is judged by its teachers, its row tells which of all copies of the held-out images the net and the average answer otherwise. `--jobs` trains so many nets at a time (on a GPU, which one small net does not fill)."""
 import argparse, copy, json, math, os, subprocess, sys, time, warnings
 from dataclasses import replace
 from functools import cache, partial
@@ -150,6 +150,7 @@ def answered(name, train, device):
         y = torch.cat([committee()(((b/255 - spec.mean[0])/spec.std[0]).to(device)) for b in x.split(128 if device.type == 'cpu' else 500)])   # what a CPU's cache holds
         return dict(x=x.cpu(), y=y.half().cpu())
     parts = [written(name, 'copy', i, moved) for i in range(options(name)['copies'])]
+    if {len(p['x']) for p in parts} != {len(train)}: raise InputError(f'the copies in {here/"teachers"} are not of {len(train):,} images; remove them, or give their --idx.')
     return replace(train, **{k: torch.cat([p[k] for p in parts]) for k in 'xy'}, names=[])
 
 def voted(name, dls, x):
@@ -172,7 +173,7 @@ def teaches(name, seed): return any((name, seed) in r.get('teachers', ()) for r 
 def lacking(name):
     "Raise `InputError` where a pupil's teachers are not there"
     if names := [f'"{n}" with seed {i}' for n, i in options(name)['teachers'] if not kept(n, i).is_file()]:
-        raise InputError(f'the pupil "{name}" needs its teachers, which nobody trained here yet: run --report of {", ".join(names)} first.')
+        raise InputError(f'the pupil "{name}" needs its teachers, which nobody trained here yet: run python -m bench.recipes --report --idx FOLDER with {", ".join(names)} first.')
 
 @torch.no_grad()
 def answers(model, dls, x, n_moved):
@@ -221,7 +222,7 @@ def train(name, batches, seed, head, lesson=None):
     if p['finish']: learn = fit(batches([Drawn(**gentle)]), [Teach(Committee(name, dls.c, dls.device, batches([]).train), p['temperature'])], p['finish'], 2e-3)
     return learn, average.net.module, time.perf_counter() - t
 
-def row(name, seed, seconds, y, ways):
+def line(name, seed, seconds, y, ways):
     "A line of results: `ways` are classes, to be compared with `y`"
     y = y.cpu()
     return dict(recipe=name, seed=seed, n=len(y), seconds=round(seconds, 1), wrong={k: (o.cpu() != y).nonzero()[:, 0].tolist() for k, o in ways.items()})
@@ -233,12 +234,12 @@ def judged(name, ds, valid, seed, device, head):
     if teaches(name, seed) and len(ds) == 60_000:
         kept(name, seed).parent.mkdir(exist_ok=True)
         save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, kept(name, seed))
-    dls, gently = batches([Drawn(**p['aug'])]), batches([Drawn(**gentle)])
-    clean, x = recalibrate_clean_(copy.deepcopy(learn.model), batches([]).train), valid.x.to(dls.device)
+    plain, dls, gently = batches([]).train, batches([Drawn(**p['aug'])]), batches([Drawn(**gentle)])
+    clean, x = recalibrate_clean_(copy.deepcopy(learn.model), plain), valid.x.to(dls.device)
     nets = {'net': (learn.model, dls), 'average': (averaged, dls), 'clean': (clean, gently)}
     ways = {f'{k}{", moved" if n else ""}': answers(*v, x, n).argmax(1) for k, v in nets.items() for n in (0, 8)}
     if p['teachers']: ways |= voted(name, dls, x)
-    return row(name, seed, seconds, valid.y, ways)
+    return line(name, seed, seconds, valid.y, ways)
 
 def followed(name, ds, seed, device):
     "Train on the answers for copies of the first 50,000 images; the answers for those of the others, that teachers learned from but the pupil did not, are to be met"
@@ -248,7 +249,7 @@ def followed(name, ds, seed, device):
     batches = partial(batched, name, ds, device)
     learn, averaged, seconds = train(name, batches, seed, seed, lesson)
     dls = batches([])
-    return row(name, seed, seconds, held.y.argmax(1), {k: answers(net, dls, held.x.to(dls.device), 0).argmax(1) for k, net in (('net', learn.model), ('average', averaged))})
+    return line(name, seed, seconds, held.y.argmax(1), {k: answers(net, dls, held.x.to(dls.device), 0).argmax(1) for k, net in (('net', learn.model), ('average', averaged))})
 
 def prepare(name, kind, train, valid, device):
     "Have a pupil's teachers answer, where they have not"
@@ -304,7 +305,7 @@ def main():
         a.out.parent.mkdir(parents=True, exist_ok=True)
         if (kind, name, seed, a.folds) not in done:
             with open(a.out, 'a') as f: f.write(json.dumps(row) + '\n')
-        print(row['kind'], row['recipe'], row['seed'], f'{row["seconds"]} s, mistakes of {row["n"]}:', {k: len(v) for k, v in row['wrong'].items()}, flush=True)
+        print(row['kind'], row['recipe'], row['seed'], f'{row["seconds"]} s, {"otherwise than the teachers" if kind == "follow" else "mistakes"}, of {row["n"]}:', {k: len(v) for k, v in row['wrong'].items()}, flush=True)
     if any([p.wait() for p in others]): raise SystemExit('a job failed: see above; start again for what is missing.')
 
 if __name__ == '__main__': command(main)
