@@ -63,7 +63,7 @@ def teacher_of(p, seed, folder):
     save_model(model, spec, stem)
     return load_model(stem)
 
-pupil = 'large: wide strided CNN, pupil of nine, fresh copies, temperature 4'   # whose lesson they have
+pupil = 'large: wide strided CNN, pupil of nine, fresh copies'   # whose lesson they have
 
 def taught_by_nine_(net, spec, train, valid, p, seed, folder):
     "Train towards the answers of nine nets, in place: one pass through as many copies of the images as there are epochs; `names` are places among all images"
