@@ -175,7 +175,8 @@ def main():
     known(a.point, points)
     unmixed(a.out, 'test images', [r['int8']['n'] for r in done()['rows']], len(images(default, default['px'], 0, a.idx)[2]), same_images)
     if a.clock:
-        clock([r for r in (now := done())['rows'] if not a.point or r['point'] in a.point], a.idx)
+        now = done()
+        clock([r for r in now['rows'] if not a.point or r['point'] in a.point], a.idx)
         return keep(a.out, now)
     for name in a.point or points:
         for seed in a.seeds:
