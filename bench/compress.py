@@ -28,7 +28,6 @@ from finetune_course.quantize import mixed_bits, on_paper, quantization_aware
 default = dict(ratio=.95, px=28, epochs=40, cuts=1, round_to=8, teacher=True, start='fine-tuned', full=False, size=48, bs=64, width=24, bits=False)
 race = dict(ratio=.962, epochs=24, round_to=4)   # the same size and budget four times
 full = dict(full=True, bs=128, epochs=16, teacher=False)   # with labels enough
-taught = dict(full, teacher='nine')
 tiny = dict(ratio=.972, round_to=4)   # 20 KB, as the plain net of 13 and 26 channels
 points = {
     'one-shot': race, 'iterative': dict(race, cuts=4),
@@ -39,7 +38,7 @@ points = {
     **{f'R {r}': dict(ratio=r) for r in (.86, .9, .96)},
     **{f'R 0.95, {px} px, no teacher': dict(px=px, teacher=False) for px in (20, 36, 48)},
     'full MNIST, 20 KB': dict(tiny, **full), 'full MNIST, 20 KB, plain CNN, from scratch': dict(full, start='plain', width=13),
-    'full MNIST, 20 KB, taught by nine': dict(tiny, **taught), 'full MNIST, 20 KB, plain CNN, from scratch, taught by nine': dict(taught, start='plain', width=13),
+    'full MNIST, 20 KB, plain CNN, from scratch, taught by nine': dict(full, start='plain', width=13, teacher='nine'),
 }
 
 def images(p, px, seed, folder):
@@ -101,10 +100,10 @@ def make(name, seed, folder):
     train, valid, test = sets[p['px']]
     dls = dataloaders(train, valid, p['bs'], small_spec.mean, small_spec.std)
     teacher = Tutor(model, spec, small_spec) if p['teacher'] is True else None
-    if p['start'] == 'plain': net = plain_cnn(p['width'], len(small_spec.mean), len(spec.vocab))
-    elif p['teacher'] == 'nine': net, small_spec = prune(whole, small_spec, p['ratio'], p['round_to'])
-    if p['teacher'] == 'nine': taught_by_nine_(net, small_spec, train, valid, p, seed, folder)
-    elif p['start'] == 'plain': recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
+    if p['start'] == 'plain':
+        net = plain_cnn(p['width'], len(small_spec.mean), len(spec.vocab))
+        if p['teacher'] == 'nine': taught_by_nine_(net, small_spec, train, valid, p, seed, folder)
+        else: recover_(net, dls, p['epochs'], teacher=teacher, seed=seed)
     else: net, small_spec, _ = prune_recover(whole, small_spec, dls, p['ratio'], p['epochs'], p['cuts'], teacher, p['round_to'], seed=seed)
     seconds, (rows, ratios) = time.perf_counter() - start, gauge(p, begun, net, small_spec)
     if p['bits'] and seed == 0: ratios['paper'] = paper(net, dls, test, teacher, seed)
@@ -159,9 +158,9 @@ def paper(net, dls, test, teacher, seed):
     for how in mixed:
         for bits in (8, 6, 5, 4, 3, 2, 'mixed'): rows.append(row(how, bits, *on_paper(net, mixed[how] if bits == 'mixed' else bits, how)))
     for bits in (3, 2, 'mixed'):
-        learned, b = copy.deepcopy(net), mixed['linear'] if bits == 'mixed' else bits
-        with quantization_aware(learned, b): recover_(learned, dls, 8, lr=3e-3, teacher=teacher, seed=seed)
-        rows.append(row('linear, learned', bits, *on_paper(learned, b)))
+        taught, b = copy.deepcopy(net), mixed['linear'] if bits == 'mixed' else bits
+        with quantization_aware(taught, b): recover_(taught, dls, 8, lr=3e-3, teacher=teacher, seed=seed)
+        rows.append(row('linear, learned', bits, *on_paper(taught, b)))
     return rows
 
 def main():
