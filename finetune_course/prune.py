@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['zero_smallest', 'accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'sensitivity', 'map_sizes',
-           'drop_blind_parts', 'grey_input_', 'narrow_', 'prune', 'find_gentlest_cut', 'distillation_loss',
+           'drop_blind_parts', 'with_grey_input', 'with_channels', 'prune', 'find_gentlest_cut', 'distillation_loss',
            'DistillationCallback', 'ResizingTeacher', 'recover_', 'prune_recover']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
@@ -117,67 +117,77 @@ def map_sizes(model: nn.Module, px: int) -> dict[str, int]:  # a body unit's nam
 
 # %% ../nbs/06_prune.ipynb #4ee26cec
 def drop_blind_parts(
-    model: nn.Module,
-    spec: Spec,
+    candidate: Candidate,
     ratio: float,      # drop no more than this share of all channels
     side: int = 2,     # a map of at most side×side pixels counts as blind
-) -> tuple[nn.Module, Spec]:  # a copy
+) -> Candidate:        # a copy
     "Depth: the last parts of a net made for 224 pixels see next to nothing in a small image; drop them, with a new head."
-    small, names, whole = copy.deepcopy(model), [], n_channels(model)
-    sides, large = map_sizes(model, spec.px), map_sizes(model, max(2*spec.px, 224))
+    net, spec = candidate
+    small, names, whole = copy.deepcopy(net), [], n_channels(net)
+    sides, large = map_sizes(net, spec.px), map_sizes(net, max(2*spec.px, 224))
     for name, s in reversed(sides.items()):
         trial = copy.deepcopy(small)
         drop_modules_(trial, [name])
         left = n_channels(trial)
         if s > side or 1 - left/whole > ratio or not left: break
         small, names = trial, [*names, name]
-    if n_channels(small) == whole or all(sides[n] == large[n] for n in names): return copy.deepcopy(model), spec   # a part behind the pooling has one pixel of any image
+    behind_pooling = all(sides[n] == large[n] for n in names)   # such a part has one pixel of any image
+    if n_channels(small) == whole or behind_pooling: return Candidate(copy.deepcopy(net), spec)
     replace_head_(small, len(spec.vocab), spec.head)
-    return small, replace(spec, dropped=[*spec.dropped, *names], channels={})
+    return Candidate(small, replace(spec, dropped=[*spec.dropped, *names], channels={}))
 
 # %% ../nbs/06_prune.ipynb #68a4dd68
-def grey_input_(model: nn.Module, spec: Spec) -> Spec:
-    "Let the net read one grey channel instead of three equal ones, in place; exact where the colours share mean and std."
-    conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+def with_grey_input(candidate: Candidate) -> Candidate:   # a copy
+    "A net that reads one grey channel instead of three equal ones; exact where the colours share mean and std."
+    net, spec = copy.deepcopy(candidate.net), candidate.spec
+    conv = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     mean, std = torch.tensor(spec.mean).mean(), torch.tensor(spec.std).mean()
     gain = (std/torch.tensor(spec.std)).view(1, -1, 1, 1).to(conv.weight)
     conv.weight, conv.in_channels = nn.Parameter((conv.weight*gain).sum(1, keepdim=True).detach()), 1
-    return replace(spec, mean=(mean.item(),), std=(std.item(),), channels=channel_spec(model, spec))
+    return Candidate(net, replace(spec, mean=(mean.item(),), std=(std.item(),), channels=channel_spec(net, spec)))
 
 # %% ../nbs/06_prune.ipynb #97563add
-def narrow_(model: nn.Module, spec: Spec, goal: float, round_to: int = 8):
+def _narrow_(candidate: Candidate, goal: float, round_to: int = 8):
     "Cut all layers alike until about `goal` channels are left, in place; raises `InputError` where they cannot spare so many."
-    if (n := n_channels(model)) > goal: cut_channels_(model, spec.px, 1 - goal/n, round_to)
-    if n_channels(model) > 1.25*goal:   # a layer that would lose all its channels keeps all
-        raise InputError(f'{spec.arch} cannot be cut to {goal:.0f} channels, some layers would have none; give a smaller prune ratio.')
-    model.zero_grad()
+    net, spec = candidate
+    if (n := n_channels(net)) > goal: cut_channels_(net, spec.px, 1 - goal/n, round_to)
+    if n_channels(net) > 1.25*goal:   # a layer that would lose all its channels keeps all
+        raise InputError(f'{spec.arch} cannot be cut to {goal:.0f} channels, some layers would have none; '
+                         'give a smaller prune ratio.')
+    net.zero_grad()
+
+def with_channels(candidate: Candidate) -> Candidate:
+    "The same net, with the shapes in its spec that loading needs"
+    net, spec = candidate
+    return Candidate(net, replace(spec, channels=channel_spec(net, spec)))
 
 def prune(
-    model: nn.Module,
-    spec: Spec,
+    candidate: Candidate,
     ratio: float,         # share of all channels to cut, 0 ≤ ratio < 1
     round_to: int = 8,
-) -> tuple[nn.Module, Spec]:  # a smaller copy, and the spec to save it with
+) -> Candidate:           # a smaller copy
     "Structured pruning: first the blind end of the net, then channels everywhere, until `ratio` of all channels is gone."
     if not 0 <= ratio < 1: raise InputError(f'prune ratio {ratio} is out of range; give a share of channels, 0 ≤ R < 1.')
-    small, spec = drop_blind_parts(model, spec, ratio)
-    narrow_(small, spec, (1-ratio)*n_channels(model), round_to)
-    return small, replace(spec, channels=channel_spec(small, spec))
+    small = drop_blind_parts(candidate, ratio)
+    _narrow_(small, (1-ratio)*n_channels(candidate.net), round_to)
+    return with_channels(small)
 
 # %% ../nbs/06_prune.ipynb #c290ec90
 def find_gentlest_cut(
-    model: nn.Module, spec: Spec,
-    fits,             # (pruned model, its spec) → whether it is small or fast enough
+    candidate: Candidate,
+    fits,             # pruned candidate → whether it is small or fast enough
     low: float = 0., top: float = .97,  # where to look
 ) -> float:           # the `ratio` for `prune`, in hundredths
     "A share of channels whose loss makes the net fit, the smallest where `fits` changes only once; raises `InputError` where none does."
-    def ok(r): return fits(*prune(model, spec, r/100))
+    def ok(r): return fits(prune(candidate, r/100))
     def cuttable(r):
-        try: return bool(prune(model, spec, r/100))
+        try: return bool(prune(candidate, r/100))
         except InputError: return False
     lo, hi = round(100*low), round(100*top)
     while hi > lo and not cuttable(hi): hi -= 1   # the last hundredths may leave a layer without channels
-    if not ok(hi): raise InputError(f'{spec.arch} at {spec.px} pixels cannot be cut so far; give a larger target or a smaller --small-size.')
+    if not ok(hi):
+        spec = candidate.spec
+        raise InputError(f'{spec.arch} at {spec.px} pixels cannot be cut so far; give a larger target or a smaller --small-size.')
     while lo < hi:
         mid = (lo+hi)//2
         lo, hi = (lo, mid) if ok(mid) else (mid+1, hi)
@@ -236,7 +246,7 @@ def recover_(
 
 # %% ../nbs/06_prune.ipynb #7b0fb739
 def prune_recover(
-    model: nn.Module, spec: Spec,
+    candidate: Candidate,
     dls: DataLoaders,
     ratio: float,     # share of all channels to cut in the end
     epochs: int,      # in all
@@ -244,12 +254,15 @@ def prune_recover(
     teacher: nn.Module | None = None,
     round_to: int = 8,
     **kwargs,         # to `recover_`
-) -> tuple[nn.Module, Spec, pd.DataFrame]:  # a smaller copy, its spec, the history
+) -> tuple[Candidate, pd.DataFrame]:  # a smaller copy, the history
     "Cut, recover, cut again: `cuts` times, each time leaving the same share (Han et al., arXiv 1506.02626)."
     if not 1 <= cuts <= epochs: raise InputError(f'{cuts} cuts do not fit {epochs} epochs; give at least one epoch a cut.')
-    small, short = drop_blind_parts(model, spec, ratio)
-    goal, start, hist = (1-ratio)*n_channels(model), n_channels(small), []
+    small = drop_blind_parts(candidate, ratio)
+    goal, start, hist = (1-ratio)*n_channels(candidate.net), n_channels(small.net), []
     for i in range(1, cuts+1):
-        narrow_(small, spec, start*min(1, goal/start)**(i/cuts), round_to if i == cuts else 1)   # rounding each time would cut deeper
-        hist.append(recover_(small, dls, epochs*i//cuts - epochs*(i-1)//cuts, teacher=teacher, **kwargs))
-    return small, replace(short, channels=channel_spec(small, short)), pd.concat(hist, ignore_index=True).set_axis(range(1, epochs+1)).rename_axis('epoch')
+        left = start*min(1, goal/start)**(i/cuts)
+        _narrow_(small, left, round_to if i == cuts else 1)   # rounding each time would cut deeper
+        part = epochs*i//cuts - epochs*(i-1)//cuts
+        hist.append(recover_(small.net, dls, part, teacher=teacher, **kwargs))
+    hist = pd.concat(hist, ignore_index=True).set_axis(range(1, epochs+1)).rename_axis('epoch')
+    return with_channels(small), hist
