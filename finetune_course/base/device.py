@@ -26,13 +26,19 @@ def pick_device(
 ) -> torch.device:
     "The device to train on: CUDA before MPS before CPU, unless named; raises `InputError` for one that is not there."
     have = {'cuda': torch.cuda.is_available, 'mps': torch.backends.mps.is_available, 'cpu': lambda: True}
-    if name == 'auto': name = next(n for n, ok in have.items() if ok())
+    if name == 'auto': name = next(n for n, available in have.items() if available())
     if name not in have: raise InputError(f'unknown device {name!r}; choose auto, cpu, cuda or mps.')
-    if not have[name](): raise InputError(f'this machine has no {name} device that torch can use; use --device auto or cpu.')
+    if not have[name]():
+        raise InputError(f'this machine has no {name} device that torch can use; use --device auto or cpu.')
     return torch.device(name)
 
 # %% ../../nbs/base/04_device.ipynb #b835f165
+def _overlap(shift, pad, n):
+    "Of n pixels and of n pixels shifted: where those that both have begin, and how many they are"
+    return max(0, shift-pad), max(0, pad-shift), n - abs(shift-pad)
+
 class _SmallDepthwise(torch.autograd.Function):
+    "A depthwise convolution that keeps the size of the map; its weight gradient sums products, pixel by shifted pixel"
     @staticmethod
     def forward(ctx, x, w, pad):
         ctx.save_for_backward(x, w)
@@ -40,42 +46,57 @@ class _SmallDepthwise(torch.autograd.Function):
         return F.conv2d(x, w, None, 1, pad, 1, len(w))
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx, grad):
         (x, w), pad = ctx.saved_tensors, ctx.pad
-        gx = torch.ops.aten.convolution_backward(g, x, w, None, (1, 1), pad, (1, 1), False, (0, 0), len(w), (True, False, False))[0]
-        x, g, gw = x.permute(0, 2, 3, 1), g.permute(0, 2, 3, 1), torch.zeros_like(w)   # channels last: sums run over whole rows
-        for i, j in product(*map(range, w.shape[2:])):   # the filter's corner is `pad` above and left of the pixel it writes
-            (a, b, h), (c, d, v) = ((max(0, o-p), max(0, p-o), n-abs(o-p)) for o, p, n in zip((i, j), pad, x.shape[1:3]))
-            if h > 0 and v > 0: gw[:, 0, i, j] = (x[:, a:a+h, c:c+v]*g[:, b:b+h, d:d+v]).sum((0, 1, 2))
-        return gx, gw, None
+        grad_x = torch.ops.aten.convolution_backward(grad, x, w, None, (1, 1), pad, (1, 1), False, (0, 0), len(w),
+                                                     (True, False, False))[0]
+        x, grad = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)   # channels last: sums run over whole rows
+        grad_w = torch.zeros_like(w)
+        for i, j in product(*map(range, w.shape[2:])):
+            a, b, h = _overlap(i, pad[0], x.shape[1])
+            c, d, v = _overlap(j, pad[1], x.shape[2])
+            if h > 0 and v > 0: grad_w[:, 0, i, j] = (x[:, a:a+h, c:c+v]*grad[:, b:b+h, d:d+v]).sum((0, 1, 2))
+        return grad_x, grad_w, None
 
 # %% ../../nbs/base/04_device.ipynb #3c57cf23
+def _keeps_size(conv):
+    "Whether a convolution is depthwise, has no bias, and pads with as many zeros as keep the size of the map"
+    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.bias is None
+    zeros = conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
+    plain = conv.stride == conv.dilation == (1, 1)
+    return depthwise and zeros and plain and all(2*p + 1 == k for p, k in zip(conv.padding, conv.kernel_size))
+
 class SmallMapGradients(Callback):
     "On a CPU: a fast weight gradient for depthwise convolutions on maps smaller than their filter, while training."
     order = -1   # before `ChannelsLast`
     def before_fit(self):
-        def patched(m):
-            plain, pad = m._conv_forward, m.padding
-            def conv(x, w, b):
-                return _SmallDepthwise.apply(x, w, pad) if x.requires_grad and x.shape[-1] < w.shape[-1] else plain(x, w, b)
-            return conv
-        self.convs = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels == m.out_channels > 1
-                      and m.bias is None and m.padding_mode == 'zeros' and not isinstance(m.padding, str) and all(m.stride[i] == m.dilation[i] == 1 and 2*m.padding[i] + 1 == k for i, k in enumerate(m.kernel_size))]
         self.release(self.model)   # what a `Learner.fit` left that was interrupted
-        for m in self.convs: m._conv_forward = patched(m)
+        self.convs = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and _keeps_size(m)]
+        for m in self.convs: m._conv_forward = self.patched(m)
     def after_fit(self): self.release(self.model)
+
+    @staticmethod
+    def patched(conv):
+        plain, pad = conv._conv_forward, conv.padding
+        def forward(x, w, b):
+            small = x.requires_grad and x.shape[-1] < w.shape[-1]
+            return _SmallDepthwise.apply(x, w, pad) if small else plain(x, w, b)
+        return forward
+
     @staticmethod
     def release(model):
         for m in model.modules(): vars(m).pop('_conv_forward', None)
 
 # %% ../../nbs/base/04_device.ipynb #25db368e
 def device_callbacks(device: torch.device) -> list[Callback]:
-    "channels_last everywhere (on a CPU it can double the speed), `SmallMapGradients` on the CPU, half precision on CUDA: bf16 where the GPU has it."
+    "channels_last everywhere, `SmallMapGradients` on the CPU, half precision on CUDA: bf16 if the GPU has it."
     if device.type == 'cpu': return [SmallMapGradients(), ChannelsLast()]
     if device.type != 'cuda': return [ChannelsLast()]
-    return [ChannelsLast(), MixedPrecision(amp_mode=AMPMode.BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else AMPMode.FP16)]
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return [ChannelsLast(), MixedPrecision(amp_mode=AMPMode.BF16 if bf16 else AMPMode.FP16)]
 
 # %% ../../nbs/base/04_device.ipynb #0b8fdf8e
 def device_optimizer(device: torch.device):
-    "fastai's Adam, on CUDA torch's fused AdamW with the same settings (it decays BatchNorm's weights and biases too)."
-    return partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, betas=(.9, .99), eps=1e-5) if device.type == 'cuda' else Adam
+    "fastai's Adam; on CUDA torch's fused AdamW with the same settings (it decays BatchNorm's weights and biases too)."
+    if device.type != 'cuda': return Adam
+    return partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, betas=(.9, .99), eps=1e-5)

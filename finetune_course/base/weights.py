@@ -58,7 +58,9 @@ def check_sha256(
 # %% ../../nbs/base/03_weights.ipynb #0addd2e6
 def _read_tensors(path):
     from safetensors.torch import load_file
-    try: return load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        if path.suffix == '.safetensors': return load_file(path)
+        return torch.load(path, map_location='cpu', weights_only=True)
     except MemoryError: raise
     except Exception:  # a damaged or hostile file makes the unpickler raise nearly anything
         raise InputError(f'{path} is no file of plain tensors (nothing in it was run); '
@@ -155,11 +157,11 @@ def load_weights_(
     if not sd.keys() & own.keys():
         raise InputError(f'{name} has other names than {net} ({next(iter(sd))} instead of {next(iter(own))}); '
                          'give weights with its own names.')
-    counters = {k: v for k, v in own.items() if k.endswith('num_batches_tracked')}   # nothing reads them, old files lack them
-    sd = counters | sd
+    sd = {k: v for k, v in own.items() if k.endswith('num_batches_tracked')} | sd   # old files lack these counters
     misfit, head = _first_misfit(own, sd), list(own)[-2:]
     if misfit in head and len(own) > 2 and sd.keys() <= own.keys():
         raise InputError(f"{name} has a last layer for other classes than ImageNet's 1,000 ({misfit}); "
                          'give the weights that the net was pretrained with.')
-    if misfit: raise InputError(f'{name} does not fit {net} (first difference: {misfit}); give weights of the same --arch.')
+    if misfit:
+        raise InputError(f'{name} does not fit {net} (first difference: {misfit}); give weights of the same --arch.')
     model.load_state_dict(sd)
