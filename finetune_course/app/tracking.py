@@ -1,4 +1,4 @@
-"""Watching a run
+"""A run that somebody watches
 
 Docs: https://finetune-course.github.io/finetune_course/app/tracking.html.md"""
 
@@ -15,21 +15,31 @@ from fastai.callback.progress import CSVLogger
 
 # %% ../../nbs/app/02_tracking.ipynb #e2e3b950
 class EpochLog(CSVLogger):
-    "One table of all trainings of a run: one header, and each epoch once, also where it was stopped and goes on"
+    "One table of all trainings of a run, with one header, and each epoch once even if it was trained twice"
     def __init__(self, fname: Path, resume: bool = False):
         super().__init__(fname, append=True)
         self.resume = resume
+
     def before_fit(self):
-        old = path.stat().st_size if (path := self.path/self.fname).is_file() else 0
+        path = self.path/self.fname
+        old = path.stat().st_size if path.is_file() else 0
         super().before_fit()
         if old: self.file.truncate(old)   # without another header
-    def _write_line(self, log):
-        if len(log) < len(self.recorder.metric_names): return   # a skipped epoch has no losses
-        line = ','.join(map(str, log[:-1])) + ','   # without the time
-        if not self.resume or line not in (self.path/self.fname).read_text(): super()._write_line(log)   # what came after the last checkpoint comes twice
 
+    def is_written(self, log: list) -> bool:
+        "Whether the table has this epoch; only its time may differ"
+        line = ','.join(map(str, log[:-1])) + ','
+        return any(old.startswith(line) for old in (self.path/self.fname).read_text().splitlines())
+
+    def _write_line(self, log):
+        skipped = len(log) < len(self.recorder.metric_names)   # an epoch before the checkpoint has no losses
+        if skipped or self.resume and self.is_written(log): return
+        super()._write_line(log)
+
+# %% ../../nbs/app/02_tracking.ipynb #869cad7f
 def tracking_callbacks(folder: str | Path, resume: bool = False) -> list[Callback]:
-    "fastai's `CSVLogger`, as `EpochLog` (log.csv), and `TensorBoardCallback` (tensorboard/) into `folder`."
+    "Write log.csv and tensorboard/ into `folder`; needs the package tensorboard."
     from fastai.callback.tensorboard import TensorBoardCallback
-    folder = Path(folder)
-    return [EpochLog((folder/'log.csv').resolve(), resume), TensorBoardCallback(folder/'tensorboard', trace_model=False, log_preds=False)]
+    folder = Path(folder).resolve()
+    board = TensorBoardCallback(folder/'tensorboard', trace_model=False, log_preds=False)
+    return [EpochLog(folder/'log.csv', resume), board]
