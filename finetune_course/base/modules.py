@@ -31,7 +31,10 @@ def head_path(model: nn.Module) -> str:
     if not linear:
         raise InputError(f'{type(model).__name__} has no linear layer to replace; choose another architecture.')
     path = linear[-1]
-    while (outer := path.rpartition('.')[0]) and isinstance(model.get_submodule(outer), nn.Sequential): path = outer
+    while '.' in path:
+        outer = path.rpartition('.')[0]
+        if not isinstance(model.get_submodule(outer), nn.Sequential): break
+        path = outer
     return path
 
 def head_name(model: nn.Module) -> str:
@@ -49,14 +52,17 @@ def headless(model: nn.Module):
     finally: model.set_submodule(path, head)
 
 def n_in(model: nn.Module) -> int:
-    "Channels of the images that a net reads"
-    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    "Channels of the images that a net reads; raises `InputError` for a net without convolutions."
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if not convs:
+        raise InputError(f'{type(model).__name__} has no convolutions; this course fine-tunes convolutional nets.')
+    return convs[0].in_channels
 
 @torch.no_grad()
 def n_features(model: nn.Module) -> int:
     "How many features the head reads, found by sending an empty image of 224 pixels through the body"
-    device = next(model.parameters()).device
-    with eval_mode(model), headless(model): return model(torch.zeros(1, n_in(model), 224, 224, device=device)).shape[-1]
+    x = torch.zeros(1, n_in(model), 224, 224, device=next(model.parameters()).device)
+    with eval_mode(model), headless(model): return model(x).shape[-1]
 
 # %% ../../nbs/base/03b_modules.ipynb #b8e15038
 def body_units(model: nn.Module) -> list[nn.Module]:
