@@ -50,9 +50,10 @@ def fold_pixels_(onnx_model):
 def drop_zero_points_(onnx_model):
     "Weights are centred: their zero points are 0, as the standard takes it if none is given. In place."
     arrays, nodes = _arrays(onnx_model), onnx_model.graph.node
-    linear = {v for node in nodes if node.op_type == 'Gemm' for v in node.input}   # ONNX Runtime before 1.28 needs these
+    linear = {v for node in nodes if node.op_type == 'Gemm' for v in node.input}   # older runtimes need theirs
     for node in nodes:
-        if node.op_type != 'DequantizeLinear' or node.input[0] not in arrays or node.output[0] in linear: continue
+        if node.op_type != 'DequantizeLinear' or node.input[0] not in arrays: continue
+        if node.output[0] in linear: continue
         if not arrays[node.input[2]].any(): node.input.pop()
 
 # %% ../nbs/07_quantize.ipynb #15bc4964
@@ -85,7 +86,8 @@ def quantize_onnx(
     with quiet_logger(), tempfile.TemporaryDirectory() as tmp:   # it advises what is done already
         quantize_static(
             model, f'{tmp}/raw.onnx', _calibration_reader(calib, len(spec.mean)),
-            quant_format=QuantFormat.QDQ, per_channel=per_channel, reduce_range=weight_bits == 7, weight_type=QuantType.QInt8,
+            quant_format=QuantFormat.QDQ, per_channel=per_channel, reduce_range=weight_bits == 7,
+            weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8 if signed_activations else QuantType.QUInt8,
             nodes_to_exclude=[node.name for node in pixel_nodes(model)],
             extra_options={'QuantizeBias': False})   # done on loading; integers take 12 bytes more a channel
