@@ -106,7 +106,7 @@ class Config:
     strict: bool = flag('refuse images that cannot be read or have no class, instead of leaving them out')
     resume: bool = flag('go on with the unfinished run of --out, or with the last one in runs/, with the '
                         'same options; a run that wrote no checkpoint is started afresh')
-    checkpoint_every: float = option(20., 'seconds between checkpoints (default %(default)s)', 'S')
+    checkpoint_every: float = option(20., 'seconds between checkpoints (default %(default)g)', 'S')
     track: bool = flag("write log.csv and tensorboard/ into the run's folder")
 
 # %% ../../nbs/app/00_config.ipynb #cc45cc9e

@@ -7,7 +7,7 @@ Docs: https://finetune-course.github.io/finetune_course/app/judge.html.md"""
 # %% auto #0
 __all__ = ['select_within_targets', 'with_times_of', 'compare_files', 'worse_than_first', 'judge']
 
-# %% ../../nbs/app/05b_judge.ipynb #c7416e60
+# %% ../../nbs/app/05b_judge.ipynb #cf070621
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from .search import Job
 from .train import from_rank0
 from .provenance import overlap_findings
 
-# %% ../../nbs/app/05b_judge.ipynb #e679f0e5
+# %% ../../nbs/app/05b_judge.ipynb #655e9df8
 def _shortfall(row: Row) -> str: return f'{row.lost} of {row.n} validation images lost, {row.gained} gained'
 
 def _fits(cfg: Config, row: Row) -> bool:
@@ -47,7 +47,7 @@ def select_within_targets(
     if cfg.targets and fitting == rows[:1]: return stage, [Finding('only-one-fits', f'only {stage} meets {cfg.targets[0]}.')]
     return stage, selection_findings(fitting, stage, **rule)
 
-# %% ../../nbs/app/05b_judge.ipynb #d6a47670
+# %% ../../nbs/app/05b_judge.ipynb #be4e61af
 def with_times_of(rows: list[Row], others: list[Row]) -> list[Row]:
     "Copies of the rows with the times of others of the same files"
     times = 'latency_ms_b1', 'latency_ms_b64', 'faster_b1', 'faster_b64'
@@ -64,7 +64,7 @@ def worse_than_first(row: Row) -> list[Finding]:
     return [Finding('worse-on-test', f'on the held-out images {row.stage} is worse than the fine-tuned net: '
                     f'{row.lost} lost, {row.gained} gained (p {format_p(row.p)}).')]
 
-# %% ../../nbs/app/05b_judge.ipynb #31f91868
+# %% ../../nbs/app/05b_judge.ipynb #d0e02942
 def judge(job: Job) -> dict:
     "What the files are worth: rows of the ledger, the stage to ship, warnings, who pays, the control's duel"
     files = {s.name: job.file(s) for s in job.cfg.stages}

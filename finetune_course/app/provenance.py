@@ -8,7 +8,7 @@ Docs: https://finetune-course.github.io/finetune_course/app/provenance.html.md""
 __all__ = ['may_differ', 'folder_fingerprint', 'image_fingerprints', 'is_local', 'data_record', 'overlap_findings', 'resume_key',
            'check_same_run', 'check_outside_data', 'training_overlap', 'held_out_images']
 
-# %% ../../nbs/app/05_provenance.ipynb #4e74ca83
+# %% ../../nbs/app/05_provenance.ipynb #bc800861
 import hashlib, json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..stream import sample_shards
 from .config import Config, known_datasets
 from .search import check_same_images, n_training_images
 
-# %% ../../nbs/app/05_provenance.ipynb #6f5c96ad
+# %% ../../nbs/app/05_provenance.ipynb #723026b4
 def folder_fingerprint(data: str | Path) -> str | None:
     "A checksum of the files in a folder of classes; None if `data` is something else, and has a test part that stays."
     path = Path(data)
@@ -54,7 +54,7 @@ def data_record(cfg: Config, splits: Splits) -> dict:
         learned=image_fingerprints(train, valid, most=1000), learned_of=len(train) + len(valid),
         skipped=train.skipped + [s for s in test.skipped if s not in train.skipped])
 
-# %% ../../nbs/app/05_provenance.ipynb #4ede46f2
+# %% ../../nbs/app/05_provenance.ipynb #f9721a2b
 def _n_known(prints, others): return sum(p in known for known in [set(others)] for p in prints)
 
 def _are(n): return 'are' if n > 1 else 'is'
@@ -76,7 +76,7 @@ def overlap_findings(splits: Splits) -> list[Finding]:
                                 f'the training images, so the choice rests on images that the nets have learned{partly}.'))
     return findings
 
-# %% ../../nbs/app/05_provenance.ipynb #5cd8ff23
+# %% ../../nbs/app/05_provenance.ipynb #10e29f58
 may_differ = 'out', 'force', 'resume', 'checkpoint_every', 'track'   # when a run goes on
 
 def resume_key(cfg: Config, train: Images) -> dict:
@@ -104,7 +104,7 @@ def check_outside_data(cfg: Config, out: Path):
     if any(out.is_relative_to(d) for d in ([data/'train', data/'test'] if has_parts(data) else [data])):
         raise InputError(f'{out} lies in {cfg.data}, where it would count as a class; give --out a folder elsewhere.')
 
-# %% ../../nbs/app/05_provenance.ipynb #a0b3c149
+# %% ../../nbs/app/05_provenance.ipynb #c9641f79
 def training_overlap(own: dict, test: Images, data: str) -> list[Finding]:
     "Images of `test` that a run learned from; raises `InputError` if they are most. `own`: its report's `data`."
     prints, learned = image_fingerprints(test), own.get('learned', ())
@@ -118,7 +118,7 @@ def training_overlap(own: dict, test: Images, data: str) -> list[Finding]:
     return [Finding('learned', f'{n} of the {len(test):,} images in {data}, or more, {_are(n)} among those '
                     'that this run learned from, which flatters it.')]
 
-# %% ../../nbs/app/05_provenance.ipynb #bc49c6b3
+# %% ../../nbs/app/05_provenance.ipynb #830d9d28
 def _same_classes(test: Images, vocab: list[str], data: str) -> Images:
     "With the run's numbers for the classes; raises `InputError` for a class that the run does not know"
     if extra := set(test.vocab) - set(vocab):

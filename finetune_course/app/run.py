@@ -7,7 +7,7 @@ Docs: https://finetune-course.github.io/finetune_course/app/run.html.md"""
 # %% auto #0
 __all__ = ['log', 'write_report', 'run', 'evaluate_run']
 
-# %% ../../nbs/app/07_run.ipynb #bc0fb4df
+# %% ../../nbs/app/07_run.ipynb #80b11265
 import logging, time
 from dataclasses import asdict
 from pathlib import Path
@@ -29,9 +29,9 @@ from finetune_course.app.provenance import (
     check_outside_data, check_same_run, data_record, held_out_images, resume_key, training_overlap,
 )
 from .judge import judge
-from .report import Report, html_page, read_report, stage_file
+from .report import Report, html_page
 
-# %% ../../nbs/app/07_run.ipynb #3cb54c49
+# %% ../../nbs/app/07_run.ipynb #980e1d25
 log = logging.getLogger(__name__)
 
 def write_report(job: Job, trainer: Trainer, hist: pd.DataFrame, started: float) -> Report:
@@ -44,7 +44,7 @@ def write_report(job: Job, trainer: Trainer, hist: pd.DataFrame, started: float)
         seconds=round(time.perf_counter() - started, 1), training_seconds=round(trainer.seconds, 1),
         seconds_count='since the run was resumed' if resumed else 'the whole run', resumed_from_step=ckpt.resumed,
         processes=max(1, num_distrib()))
-    predictor = Predictor(stage_file(job.out, report), threads=0)
+    predictor = Predictor(job.out/report.file_of(), threads=0)
     test = next(t for t in job.part('test') if t.px == predictor.px)
     page = html_page(report, hist, test, softmax(predictor.logits(test.x), 1))
     hist.to_csv(job.out/'history.csv')
@@ -75,17 +75,17 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
         report = write_report(job, trainer, train_stages(trainer, candidate), started)
     return folder.path, report
 
-# %% ../../nbs/app/07_run.ipynb #7bcc165f
+# %% ../../nbs/app/07_run.ipynb #5678beda
 def evaluate_run(
     run_dir: str | Path,
     data: str | None = None,   # default: the run's own
     strict: bool = False,
 ) -> Report:
     "The ruler on other data: its test part, every stage's file"
-    own = read_report(run_dir)
+    own = Report.read(run_dir)
     data = data or own.data['source']
     tests = held_out_images(own.data, data, list(dict.fromkeys(r.image_size for r in own.rows)), strict)
     warnings, test = training_overlap(own.data, tests[0], data), tests[0]
-    rows = measure({r.stage: stage_file(run_dir, own, r.stage) for r in own.rows}, *tests)
+    rows = measure({r.stage: Path(run_dir)/own.file_of(r.stage) for r in own.rows}, *tests)
     about = dict(source=data, classes=test.vocab, test=len(test), test_digest=test.digest, skipped=test.skipped)
     return Report(rows, own.shipped, own.seed, about, warnings)
