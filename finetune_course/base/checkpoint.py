@@ -22,8 +22,9 @@ from .onnxfile import write_atomic
 # %% ../../nbs/base/06_checkpoint.ipynb #8faffe7c
 def save_checkpoint(state: dict, path: Path):
     "Tensors and plain values, with a checksum at the end; the file that was there becomes `previous`"
-    torch.save(state, buf := io.BytesIO())
-    data = buf.getvalue()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists(): os.replace(path, path.with_suffix('.previous'))
     write_atomic(path, data + hashlib.sha256(data).digest())
@@ -33,25 +34,31 @@ def load_checkpoint(path: Path, device='cpu') -> dict | None:
     for p in path, path.with_suffix('.previous'):
         if not p.is_file(): continue
         b = p.read_bytes()
-        if hashlib.sha256(b[:-32]).digest() == b[-32:]: return torch.load(io.BytesIO(b[:-32]), weights_only=True, map_location=device)
+        data, checksum = b[:-32], b[-32:]
+        if hashlib.sha256(data).digest() != checksum: continue
+        return torch.load(io.BytesIO(data), weights_only=True, map_location=device)
 
 def has_checkpoint(folder: Path) -> bool:
     "Whether a training has left something to go on from"
     return any(f.suffix in ('.pt', '.previous') for f in folder.glob('fit*'))
 
 # %% ../../nbs/base/06_checkpoint.ipynb #a4d381f5
-def _accelerator(): return torch.cuda if torch.cuda.is_available() else torch.mps if torch.backends.mps.is_available() else None
+def _accelerator():
+    if torch.cuda.is_available(): return torch.cuda
+    return torch.mps if torch.backends.mps.is_available() else None
 
 def rng_state() -> dict:
     "Every random generator that training draws from: of several GPUs the one in use, since all ranks draw alike"
-    name, keys, pos, has, cached = np.random.get_state()
-    return dict(torch=torch.get_rng_state(), gpu=gpu.get_rng_state() if (gpu := _accelerator()) else None,
-                python=random.getstate(), numpy=(name, keys.tolist(), pos, has, cached))
+    name, keys, *rest = np.random.get_state()
+    gpu = _accelerator()
+    return dict(torch=torch.get_rng_state(), gpu=gpu.get_rng_state() if gpu else None,
+                python=random.getstate(), numpy=(name, keys.tolist(), *rest))
 
 def set_rng_state(s: dict):
     "Undo what was drawn since `rng_state`"
+    gpu = _accelerator()
     torch.set_rng_state(s['torch'].cpu())
-    if s.get('gpu') is not None and _accelerator(): _accelerator().set_rng_state(s['gpu'].cpu())
+    if s.get('gpu') is not None and gpu: gpu.set_rng_state(s['gpu'].cpu())
     random.setstate(s['python'])
     name, keys, *rest = s['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
@@ -65,20 +72,26 @@ def _plain_values(o):
 
 def _grad_scaler(learn): return getattr(getattr(learn, 'mixed_precision', None), 'scaler', None)
 
+def _bare(model): return getattr(model, 'module', model)   # without what wraps it for several devices
+
 def learner_state(learn, with_opt: bool = True) -> dict:
     "What the next step of a `Learner` depends on, but for its place in the epoch; and what it has recorded so far"
-    rec, scaler = learn.recorder, _grad_scaler(learn)
-    return dict(model=getattr(learn.model, 'module', learn.model).state_dict(), opt=_plain_values(learn.opt.state_dict()) if with_opt else None,
-                train_iter=learn.train_iter, pct=learn.pct_train, values=[[float(v) for v in r] for r in rec.values],
-                loss=(rec.smooth_loss.count, float(rec.smooth_loss.val)), scaler=scaler.state_dict() if scaler else None, rng=rng_state())
+    recorder, scaler = learn.recorder, _grad_scaler(learn)
+    return dict(
+        model=_bare(learn.model).state_dict(), opt=_plain_values(learn.opt.state_dict()) if with_opt else None,
+        train_iter=learn.train_iter, pct=learn.pct_train, values=[[float(v) for v in row] for row in recorder.values],
+        loss=(recorder.smooth_loss.count, float(recorder.smooth_loss.val)),
+        scaler=scaler.state_dict() if scaler else None, rng=rng_state())
 
 def set_learner_state(learn, s: dict):
     "Back to `learner_state`"
-    getattr(learn.model, 'module', learn.model).load_state_dict(s['model'])
-    if o := s['opt']: learn.opt.load_state_dict(dict(o, hypers=L(o['hypers'])) if 'hypers' in o else o)   # fastai's own, or a torch optimizer's
+    _bare(learn.model).load_state_dict(s['model'])
+    if opt := s['opt']:   # fastai's own, or a torch optimizer's
+        learn.opt.load_state_dict(opt | dict(hypers=L(opt['hypers'])) if 'hypers' in opt else opt)
     if s['scaler'] and _grad_scaler(learn): _grad_scaler(learn).load_state_dict(s['scaler'])
     learn.train_iter, learn.pct_train, learn.recorder.values = s['train_iter'], s['pct'], s['values']
-    learn.recorder.smooth_loss.count, learn.recorder.smooth_loss.val = s['loss'][0], torch.tensor(s['loss'][1])
+    smooth, (count, value) = learn.recorder.smooth_loss, s['loss']
+    smooth.count, smooth.val = count, torch.tensor(value)
     set_rng_state(s['rng'])
 
 # %% ../../nbs/base/06_checkpoint.ipynb #60ca3a3b
@@ -95,10 +108,11 @@ class _SkipFirst(GetAttr):
 
 # %% ../../nbs/base/06_checkpoint.ipynb #86652212
 class Checkpoint(Callback):
-    "Every so often, write all that training needs to go on; with `resume`, go on from there. One for all trainings of a run, in order."
+    "Every so often, write all that training needs to go on; one for all trainings of a run, in order."
     order = 100   # after the step, and after all others have noted down what they need
     def __init__(self, folder: str | Path, every: float = 20., resume: bool = False):  # seconds
-        self.folder, self.every, self.resume, self.finished, self.steps, self.resumed = Path(folder), every, resume, 0, 0, None
+        self.folder, self.every, self.resume = Path(folder), every, resume
+        self.finished, self.steps, self.resumed = 0, 0, None   # trainings, their steps, the step that a run went on from
     @property
     def path(self): return self.folder/f'fit{self.finished}.pt'
 
@@ -149,7 +163,7 @@ def before_train(self: Checkpoint):
 
 # %% ../../nbs/base/06_checkpoint.ipynb #0cd49ccf
 def compute_once(path: Path, f):
-    "`f()`, or what it gave before the run was stopped: for what is measured, and might turn out otherwise the second time"
+    "`f()`, or what it gave before the run was stopped: for what is measured, and might differ the second time"
     if path.is_file(): return json.loads(path.read_text())
     value = f()
     if rank_distrib() == 0:
