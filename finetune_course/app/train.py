@@ -20,11 +20,12 @@ from ..base.device import pick_device
 from ..base.onnxfile import write_atomic
 from ..base.checkpoint import Checkpoint, compute_once
 from ..base.memory import CheckpointActivations, Compile, fit_in_memory
+from ..base.streaming import decode_workers
 from ..data import dataloaders
 from ..finetune import fit_, learner
 from ..export import Candidate, Spec, export_onnx, save_model
 from ..prune import recover_
-from ..stream import StreamedImages, decode_workers, stream_dataloaders
+from ..stream import StreamedImages, stream_dataloaders
 from ..distribute import broadcast_from_rank0, distributed_callbacks
 from .config import baseline_stages
 from .tracking import tracking_callbacks

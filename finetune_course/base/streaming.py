@@ -136,5 +136,7 @@ def sample_parts(
         for row in train.part(0, min(1., low + 1024/max(1, train.rows))).read(): kept[part_of(train.place(row[0]))].add(row)
     for name in wanted:
         kept[name].decode()
-        if len(kept[name]) < 2: raise InputError(f'{data} has too few images for {name} ({len(kept[name])}); give more.')
+        if len(kept[name]) < 2:
+            kind = dict(train='training', valid='validation').get(name, name)
+            raise InputError(f'{data} has too few {kind} images ({len(kept[name])}); give more.')
     return train.part(low, 1), {name: kept[name] for name in wanted}
