@@ -12,28 +12,33 @@ import json
 from pathlib import Path
 
 import numpy as np
-from fastcore.basics import patch
 from .base.errors import InputError
 from .base.images import as_channels
+from .base.onnxfile import open_session
 
 # %% ../nbs/04b_predict.ipynb #1bd6467d
 class Predictor:
-    "An exported digit reader: ONNX Runtime, labels and image size from the file itself. Raises `InputError` for a file that is none, and for images of another shape."
+    "An exported digit reader: ONNX Runtime, labels and image size from the file itself."
     def __init__(self,
         path: str | Path,
         threads: int = 1,  # 0: as many as there are cores
     ):
-        import onnxruntime as ort
-        self.path, opts = Path(path), ort.SessionOptions()
-        opts.intra_op_num_threads, opts.inter_op_num_threads, opts.log_severity_level = threads, 1, 3
-        if not self.path.is_file(): raise InputError(f'{path} does not exist; give the ONNX file of a run.')
+        self.path = Path(path)
         try:
-            self.session = ort.InferenceSession(str(path), opts, providers=['CPUExecutionProvider'])
+            self.session = open_session(path, threads)
             meta = self.session.get_modelmeta().custom_metadata_map
             self.labels, self.px = json.loads(meta['labels']), int(meta['image_size'])
             self.channels = self.session.get_inputs()[0].shape[1]
+        except InputError: raise
         except Exception as e:  # ONNX Runtime raises types of its own, none of them public
             raise InputError(f'{path} is no model of this course ({type(e).__name__}); export it again.') from None
+
+    def check_images(self, x: np.ndarray):
+        "Raise `InputError` for images of another shape or kind"
+        px = self.px, self.px
+        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[2:] == px: return
+        raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} '
+                         f'{x.shape}; `read_image(file, {self.px})[None]` makes one.')
 
     def logits(self,
         x: np.ndarray,  # uint8, N×C×PX×PX, C = 1 or 3; a tensor on the CPU will do
@@ -41,17 +46,15 @@ class Predictor:
     ) -> np.ndarray:    # float32, N×classes
         "What the net says for `x`, in batches of `bs`"
         x = np.asarray(x)
-        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2:] != (self.px, self.px):
-            raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} {x.shape}; `read_image(file, {self.px})[None]` makes one.')
-        return np.concatenate([self.session.run(None, {'images': as_channels(x[i:i+bs], self.channels)})[0] for i in range(0, len(x), bs)])
+        self.check_images(x)
+        batches = [as_channels(x[i:i+bs], self.channels) for i in range(0, len(x), bs)]
+        return np.concatenate([self.session.run(None, {'images': b})[0] for b in batches])
 
-# %% ../nbs/04b_predict.ipynb #cfa8cf98
-@patch
-def predict(self: Predictor,
-    x: np.ndarray,                 # as for `logits`
-) -> list[tuple[str, float]]:      # label and probability, one an image
-    "The label read in each image, and how sure the net is"
-    z = self.logits(x).astype(np.float64)
-    p = np.exp(z - z.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    return [(self.labels[i], float(row[i])) for row, i in zip(p, p.argmax(1))]
+    def predict(self,
+        x: np.ndarray,             # as for `logits`
+    ) -> list[tuple[str, float]]:  # label and probability, one an image
+        "The label read in each image, and how sure the net is"
+        z = self.logits(x).astype(np.float64)
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        return [(self.labels[i], float(row[i])) for row, i in zip(p, p.argmax(1))]

@@ -6,8 +6,8 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 
 # %% auto #0
 __all__ = ['accuracy_of', 'n_channels', 'cut_channels_', 'recalibrate_bn_', 'map_sizes', 'drop_blind_parts', 'with_grey_input',
-           'with_channels', 'prune', 'find_gentlest_cut', 'distillation_loss', 'DistillationCallback',
-           'ResizingTeacher', 'recover_', 'prune_recover']
+           'with_channels', 'prune', 'distillation_loss', 'DistillationCallback', 'ResizingTeacher', 'recover_',
+           'prune_recover']
 
 # %% ../nbs/06_prune.ipynb #7f2c889a
 import copy
@@ -137,28 +137,6 @@ def prune(
     small = drop_blind_parts(candidate, ratio)
     _narrow_(small, (1-ratio)*n_channels(candidate.net), round_to)
     return with_channels(small)
-
-# %% ../nbs/06_prune.ipynb #c290ec90
-def find_gentlest_cut(
-    candidate: Candidate,
-    fits,             # pruned candidate → whether it is small or fast enough
-    low: float = 0., top: float = .97,  # where to look
-) -> float:           # the `ratio` for `prune`, in hundredths
-    "The smallest share of channels whose loss makes the net fit; raises `InputError` if none does."
-    def ok(r): return fits(prune(candidate, r/100))
-    def cuttable(r):
-        try: return bool(prune(candidate, r/100))
-        except InputError: return False
-    lo, hi = round(100*low), round(100*top)
-    while hi > lo and not cuttable(hi): hi -= 1   # the last hundredths may leave a layer without channels
-    if not ok(hi):
-        spec = candidate.spec
-        raise InputError(f'{spec.arch} at {spec.px} pixels cannot be cut so far; '
-                         'give a larger target or a smaller --small-size.')
-    while lo < hi:
-        mid = (lo+hi)//2
-        lo, hi = (lo, mid) if ok(mid) else (mid+1, hi)
-    return hi/100
 
 # %% ../nbs/06_prune.ipynb #e62a0dfe
 def distillation_loss(

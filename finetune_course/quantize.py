@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from .base.errors import InputError
 from .base.images import as_channels
-from .base.onnxfile import quiet_logger
+from .base.onnxfile import quiet_logger, save_onnx
 from .data import Images
-from .export import Spec, save_onnx
+from .export import Spec
 
 # %% ../nbs/07_quantize.ipynb #b5dec241
 def pixel_nodes(onnx_model) -> list:  # its nodes
@@ -94,4 +94,4 @@ def quantize_onnx(
         model = onnx.load(f'{tmp}/raw.onnx')
     drop_zero_points_(model)
     if not signed_activations: fold_pixels_(model)
-    return save_onnx(model, dst, spec)
+    return save_onnx(model, dst, spec.vocab, spec.px)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 from ..base.errors import Finding, InputError
-from ..base.onnxfile import write_atomic
+from ..base.files import read_json, write_atomic
 from ..base.results import environment
 from ..base.ledger import Ledger, Row, format_p
 from .config import all_stages
@@ -84,13 +84,11 @@ def read(cls: Report, run_dir: str | Path) -> Report:
     if not path.is_file():
         raise InputError(f'{run_dir} holds no finished run (no report.json); '
                          'give a folder that `finetune-course run` wrote.')
+    d = read_json(path, 'run it first')
     try:
-        d = json.loads(path.read_text(encoding='utf-8'))
         if d.get('schema') == schema: return _from_dict(d)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f'{path} is damaged; restore it or run again.') from None
-    except OSError as e:
-        raise InputError(f'{path} cannot be read ({e.strerror}); check its permissions and the disk.') from None
     raise InputError(f'{path} has schema {d.get("schema")}, this version reads {schema}; run again, '
                      'or use the version that wrote it.')
 

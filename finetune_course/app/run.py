@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 from scipy.special import softmax
 from fastai.torch_core import num_distrib, rank_distrib
+from ..base.files import write_atomic
 from ..base.device import pick_device
-from ..base.onnxfile import write_atomic
 from ..base.checkpoint import Checkpoint, compute_once, has_checkpoint
 from ..predict import Predictor
 from ..evaluate import measure

@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from fastai.callback.core import Callback
 from fastai.torch_core import num_distrib, rank_distrib
 from ..base.errors import InputError
+from ..base.files import write_atomic
 from ..base.device import pick_device
-from ..base.onnxfile import write_atomic
 from ..base.checkpoint import Checkpoint, compute_once
 from ..base.memory import CheckpointActivations, Compile, fit_in_memory
 from ..base.streaming import decode_workers

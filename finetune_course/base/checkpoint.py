@@ -17,7 +17,7 @@ from fastcore.basics import GetAttr, patch
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.torch_core import rank_distrib
-from .onnxfile import write_atomic
+from .files import write_atomic
 
 # %% ../../nbs/base/06_checkpoint.ipynb #8faffe7c
 def save_checkpoint(state: dict, path: Path):
