@@ -82,12 +82,12 @@ def shards(tmp, rows):
 
 def child(call: str, processes: int = 0):
     "What a function of this file returns in a process of its own, or in several that train together"
-    code = f'import json, bench.throughput; print(json.dumps(bench.throughput.{call}))'
+    code = f'import json, bench.throughput as t; r = t.{call}; print("" if r is None else json.dumps(r))'
     ranks = ['-m', 'torch.distributed.run', '--nproc-per-node', str(processes), '--no-python', sys.executable]
     cmd = [sys.executable, *(ranks if processes else []), '-c', code]
     env = os.environ | dict(OMP_NUM_THREADS='1')
     out = subprocess.run(cmd, check=True, capture_output=True, text=True, env=env).stdout
-    return next(found for line in out.splitlines() if (found := json.loads(line)) is not None)
+    return json.loads(next(line for line in out.splitlines() if line))
 
 def peak_mb():   # Linux; `getrusage` would tell the parent's, from before this program started
     return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024
