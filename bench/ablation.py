@@ -17,9 +17,10 @@ from torch import nn
 from fastai.callback.training import BnFreeze
 from fastai.torch_core import set_seed
 from bench.harness import main, mnist, seeds, test_images
-from finetune_course.backbone import backbone, pixel_stats, replace_head_
+from finetune_course.backbone import create_pretrained, pixel_stats, replace_head_
 from finetune_course.data import dataloaders, load, split
-from finetune_course.export import Reader, Spec, export_onnx
+from finetune_course.export import Candidate, Spec, export_onnx
+from finetune_course.predict import Predictor
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of, recover_
 from finetune_course.quantize import quantize_onnx
@@ -40,7 +41,7 @@ ways = {
 def fit_way(dls, lr, seed, epochs, weights=None, freeze=False, train_bn=False, groups=False):
     "The trained learner and its history"
     set_seed(seed)
-    model, still = replace_head_(backbone(arch, weights), dls.c), freeze and not train_bn
+    model, still = replace_head_(create_pretrained(arch, weights), dls.c), freeze and not train_bn
     learn = learner(dls, model, train_bn=not still, cbs=[BnFreeze()] if still else [])
     if freeze: learn.freeze()
     return learn, fit_(learn, epochs, slice(lr/10, lr) if groups else lr, seed=seed)
@@ -98,9 +99,9 @@ def quantize_ways(net_options, seed, epochs):
     net = timm.create_model(small_arch, num_classes=10, **net_options)
     recover_(net, dataloaders(part, valid, mean=spec.mean, std=spec.std), epochs, seed=seed)
     with tempfile.TemporaryDirectory() as tmp:
-        src = export_onnx(net, spec, Path(tmp)/'fp32.onnx')
+        src = export_onnx(Candidate(net, spec), Path(tmp)/'fp32.onnx')
         files = {'fp32': src, **quantized(src, spec, part, Path(tmp))}
-        logits = {how: Reader(f).logits(test.x) for how, f in files.items()}
+        logits = {how: Predictor(f).logits(test.x) for how, f in files.items()}
     accuracy = {how: float((out.argmax(1) == test.y.numpy()).mean()) for how, out in logits.items()}
     exact = logits.pop('fp32')
     error = {how: float(abs(out - exact).mean()/abs(exact).mean()) for how, out in logits.items()}

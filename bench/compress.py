@@ -18,13 +18,14 @@ from fastai.torch_core import params, set_seed
 from bench.harness import flops, main, mnist, nets_folder, refuse, seeds, test_images
 from bench.recipes import fresh_pupil
 from bench.training import answered, towards
-from finetune_course.backbone import backbone, pixel_stats, plain_cnn, replace_head_
+from finetune_course.backbone import create_pretrained, pixel_stats, plain_cnn, replace_head_
 from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import latency, measure
-from finetune_course.export import Spec, export_onnx, load_model, save_model
+from finetune_course.export import Candidate, Spec, export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
-from finetune_course.pipeline import Config, small_input, starting_net, unlike_, write_small
-from finetune_course.prune import Tutor, accuracy_of, prune, prune_recover, recover_
+from finetune_course.app.config import Config
+from finetune_course.app.search import export_small, randomize_bn_biases_, starting_candidate, with_small_input
+from finetune_course.prune import ResizingTeacher, accuracy_of, prune, prune_recover, recover_
 
 size, vocab = 48, [str(i) for i in range(10)]   # pixels that the fine-tuned net reads; its classes
 common = dict(train='4,000', px=28, epochs=40, batch_size=64, teacher='fine-tuned')
@@ -61,23 +62,23 @@ def images(train, px, seed, folder):
     return *split(rest, share, seed), test_images(folder, px)[1]
 
 def fine_tuned(seed):
-    "The net that all cut nets of this seed start from, trained once, and its spec"
+    "The net that all cut nets of this seed start from, trained once"
     stem, cfg = nets_folder/f'mnist5k-{size}-{seed}', Config(size=size, seed=seed)
     if not stem.with_suffix('.json').is_file():
         nets_folder.mkdir(exist_ok=True)
         train, valid, _ = images('4,000', size, seed, None)
-        model, spec = starting_net(cfg, vocab)
-        dls = dataloaders(train, valid, cfg.batch_size, spec.mean, spec.std)
-        fit_(learner(dls, model), cfg.epochs, seed=seed)
-        save_model(model, spec, stem)
+        whole = starting_candidate(cfg, vocab)
+        dls = dataloaders(train, valid, cfg.batch_size, whole.spec.mean, whole.spec.std)
+        fit_(learner(dls, whole.net), cfg.epochs, seed=seed)
+        save_model(whole, stem)
     return load_model(stem)
 
-def whole_net(net, model, spec, seed=0):
-    "The net before the cut and its spec: `model`, or the same with random weights, for smaller grey images"
+def whole_net(net, start, seed=0):
+    "The net before the cut: `start`, or the same with random weights, for smaller grey images"
     cfg = Config(size=size, small_size=net['px'], seed=seed)
     set_seed(seed)
-    if net['start'] == 'scratch': model, _ = starting_net(replace(cfg, weights='random'), vocab)
-    return small_input(cfg, model, spec, grey=True)
+    if net['start'] == 'scratch': start = starting_candidate(replace(cfg, weights='random'), vocab)
+    return with_small_input(start, cfg.small_px, grey=True)
 
 # ---- nets, trained
 
@@ -89,31 +90,32 @@ def teach_(small, spec, net, train, valid, seed, folder):
     loss = partial(towards, temperature=fresh_pupil.temperature)
     fit_(learner(dls, small, splitter=params, loss_func=loss), 1, 1e-2, seed=seed)
 
-def train_net(net, model, spec, train, valid, seed, folder):
-    "A small net, its spec, its validation accuracy; `model` is the fine-tuned one"
-    whole, small_spec = whole_net(net, model, spec, seed)
-    dls = dataloaders(train, valid, net['batch_size'], small_spec.mean, small_spec.std)
-    teacher = Tutor(model, spec, small_spec) if net['teacher'] == 'fine-tuned' else None
+def train_net(net, start, train, valid, seed, folder):
+    "A small net and its validation accuracy; `start` is the fine-tuned one"
+    whole = whole_net(net, start, seed)
+    spec = whole.spec
+    dls = dataloaders(train, valid, net['batch_size'], spec.mean, spec.std)
+    teacher = ResizingTeacher(start, spec) if net['teacher'] == 'fine-tuned' else None
     if net['start'] != 'plain':
-        small, small_spec, _ = prune_recover(whole, small_spec, dls, net['ratio'], net['epochs'], net['cuts'],
-                                             teacher, net['round_to'], seed=seed)
+        small, _ = prune_recover(whole, dls, net['ratio'], net['epochs'], net['cuts'], teacher, net['round_to'],
+                                 seed=seed)
     else:
-        small = plain_cnn(net['width'], len(small_spec.mean), len(vocab))
-        if net['teacher'] == 'nine nets': teach_(small, small_spec, net, train, valid, seed, folder)
-        else: recover_(small, dls, net['epochs'], teacher=teacher, seed=seed)
-    return small, small_spec, accuracy_of(small, dls.valid)
+        small = Candidate(plain_cnn(net['width'], len(spec.mean), len(vocab)), spec)
+        if net['teacher'] == 'nine nets': teach_(small.net, spec, net, train, valid, seed, folder)
+        else: recover_(small.net, dls, net['epochs'], teacher=teacher, seed=seed)
+    return small, accuracy_of(small.net, dls.valid)
 
 def measure_net(net, seed, folder):
     "Of the int8 file, if not said otherwise"
-    model, spec = fine_tuned(seed)
+    whole = fine_tuned(seed)
     train, valid, test = images(net['train'], net['px'], seed, folder)
     start = time.perf_counter()
-    small, small_spec, valid_accuracy = train_net(net, model, spec, train, valid, seed, folder)
+    small, valid_accuracy = train_net(net, whole, train, valid, seed, folder)
     seconds = round(time.perf_counter() - start, 1)
     with tempfile.TemporaryDirectory() as tmp:
-        export_onnx(model, spec, base := Path(tmp)/'model.onnx')
-        write_small(small, small_spec, train, Path(tmp))
-        files = {'fine-tuned': base, 'fp32': Path(tmp)/'pruned.onnx', 'int8': Path(tmp)/'model.int8.onnx'}
+        files = {name: Path(tmp)/f'{name}.onnx' for name in ('fine-tuned', 'fp32', 'int8')}
+        export_onnx(whole, files['fine-tuned'])
+        export_small(small, train, [files['fp32'], files['int8']])
         first, fp32, int8 = measure(files, test_images(folder, size)[1], test, speed=False)
     keys = 'bytes', 'params', 'accuracy', 'accuracy_low', 'accuracy_high', 'n'
     return dict({k: getattr(int8, k) for k in keys}, valid_accuracy=valid_accuracy, fp32_bytes=fp32.bytes,
@@ -129,13 +131,14 @@ def train_nets(results, a, names):
 # ---- their shapes, timed
 
 def shape(name):
-    "An untrained net that costs what the trained one does, its spec; and the whole one with its spec"
+    "An untrained net that costs what the trained one does; and the whole one"
     net, arch = nets[name], Config().arch
-    model, spec = replace_head_(backbone(arch), len(vocab)), Spec(arch, vocab, size, *pixel_stats(arch))
-    whole, small_spec = whole_net(net, model, spec)
-    if net['start'] == 'plain': small = plain_cnn(net['width'], len(small_spec.mean), len(vocab))
-    else: small, small_spec = prune(whole, small_spec, net['ratio'], net['round_to'])
-    return unlike_(small), small_spec, model, spec
+    start = Candidate(replace_head_(create_pretrained(arch), len(vocab)), Spec(arch, vocab, size, *pixel_stats(arch)))
+    small = whole_net(net, start)
+    if net['start'] == 'plain': small = small._replace(net=plain_cnn(net['width'], len(small.spec.mean), len(vocab)))
+    else: small = prune(small, net['ratio'], net['round_to'])
+    randomize_bn_biases_(small.net)
+    return small, start
 
 product = """<ir_version: 10, opset_import: ["": 20]>
 peak (uint8[1024, 1024] a) => (uint8[1024, 1024] y)
@@ -158,13 +161,14 @@ def int8_peak():
 
 def time_shape(name):
     "Against the fine-tuned fp32 file at its own size, turn by turn, one image or 64 at a time"
-    small, small_spec, model, spec = shape(name)
+    small, start = shape(name)
+    channels, px = len(small.spec.mean), small.spec.px
     with tempfile.TemporaryDirectory() as tmp:
-        base, int8 = Path(tmp)/'model.onnx', Path(tmp)/'model.int8.onnx'
-        export_onnx(model, spec, base)
-        write_small(small, small_spec, load('mnist5k', small_spec.px)[0], Path(tmp))
+        base, fp32, int8 = (Path(tmp)/f'{name}.onnx' for name in ('fine-tuned', 'fp32', 'int8'))
+        export_onnx(start, base)
+        export_small(small, load('mnist5k', px)[0], [fp32, int8])
         (base_1, one), (base_64, many) = latency(base, int8), latency(base, int8, 64, 15, 3)
-    gops = flops(small, len(small_spec.mean), small_spec.px)*64/many/1e6
+    gops = flops(small.net, channels, px)*64/many/1e6
     return dict(faster_b1=base_1/one, faster_b64=base_64/many, gops_b64=gops, int8_peak_gops=int8_peak())
 
 def time_shapes(results, a, names):

@@ -2,7 +2,7 @@
 
 A record with the same experiment, settings and seed is not made again. If it tells times, then only on the
 same machine with the same versions."""
-import argparse, json, os, sys, warnings
+import argparse, json, os, subprocess, sys, warnings
 from functools import cache
 from pathlib import Path
 
@@ -10,14 +10,42 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from bench._results_tmp import git_commit, record
-from finetune_course.data import Images, InputError, idx_folder, load
+from finetune_course.base.results import environment
+from finetune_course.base.errors import InputError
+from finetune_course.data import Images, idx_folder, load
 
 here = Path(__file__).parent
 nets_folder = here/'teachers'   # trained nets that other measurements start from
 seeds = dict(type=int, nargs='+', default=[0, 1, 2], help='default: 0 1 2')
 device = dict(default='auto', help='auto, cpu, cuda or mps; default: auto')
 mnist = dict(type=Path, metavar='FOLDER', help="folder with MNIST's four files")
+
+def git_commit(
+    folder: str | Path,    # inside a checkout
+    ignore: str = 'none',  # a path whose changes do not count, seen from `folder`
+) -> str | None:           # 40 hex digits, with '-dirty' if files differ from it; None outside a repository
+    "The commit that is checked out."
+    def git(*args): return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True)
+    try: head = git('rev-parse', 'HEAD')
+    except OSError: return None   # there is no git
+    if head.returncode: return None
+    changed = git('diff', '--quiet', 'HEAD', '--', ':/', f':(exclude){ignore}').returncode
+    return head.stdout.strip() + '-dirty'*bool(changed)
+
+def record(
+    experiment: str,
+    settings: dict,            # what tells this measurement from others of the experiment
+    seed: int | None,
+    result: dict,              # none of its names is in `settings`
+    gpu: str | None = None,    # name of the GPU that did the work
+    commit: str | None = None,
+    more=(),                   # packages, as for `environment`
+) -> dict:
+    "One line of a file of results; `machine` names processor and cores, or the GPU before them."
+    env = environment(more)
+    machine = ', '.join([*([gpu] if gpu else []), env['cpu'], f'{env["cores"]} cores'])
+    return dict(experiment=experiment, settings=settings, seed=seed, result=result, machine=machine,
+                versions=dict(python=env['python'], **env['versions']), commit=commit, date=env['date'])
 
 @cache
 def commit(): return git_commit(here, ignore='results')   # a record more is no change
@@ -44,7 +72,7 @@ class Results:
         keys = ['experiment', 'settings', 'seed', *(['machine', 'versions'] if timed else [])]
         return next((r for r in self.records() if all(r.get(k) == new[k] for k in keys)), None)
 
-    def check_same(self, new: dict, names):
+    def check_same_run(self, new: dict, names):
         "Raise `InputError` if results would be mixed that no table should show together"
         for r in self.records():
             was, now = r['settings'], new['settings']
@@ -59,7 +87,7 @@ class Results:
             f.write((json.dumps(rec, ensure_ascii=False) + '\n').encode())
             os.fsync(f.fileno())
 
-    def once(self,
+    def compute_once(self,
         experiment: str, settings: dict, seed: int | None,
         measure,                 # () → result; called only if the record is not there
         timed: bool = False,     # the result holds for this machine and these versions

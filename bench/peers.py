@@ -20,20 +20,22 @@ from fastai.torch_core import params, set_seed
 from bench.compress import fine_tuned, images, nets, size, whole_net
 from bench.harness import here, main, mnist, seeds, test_images
 from bench.runtimes import answers, in_inductor, in_onnxruntime, in_openvino, latencies
-from finetune_course.backbone import head_name
+from finetune_course.base.modules import head_name
 from finetune_course.data import dataloaders
 from finetune_course.evaluate import measure
-from finetune_course.export import Pixels, as_channels, channel_spec, export_onnx
+from finetune_course.base.images import as_channels
+from finetune_course.export import Candidate, PixelModel, channel_spec, export_onnx
 from finetune_course.finetune import fit_, learner
-from finetune_course.prune import Tutor, cut_channels_, prune_recover, recover_
-from finetune_course.quantize import pixel_chain, quantize_onnx
+from finetune_course.prune import ResizingTeacher, cut_channels_, prune_recover, recover_
+from finetune_course.quantize import pixel_nodes, quantize_onnx
 
 class Start:
     "What all peers get: the fine-tuned net of one seed, its file, images, and a folder for what they make"
     def __init__(self, seed, folder, epochs):
         self.seed, self.folder, self.epochs, self.tmp = seed, folder, epochs, tempfile.TemporaryDirectory()
-        self.model, self.spec = fine_tuned(seed)
-        self.base = export_onnx(self.model, self.spec, self.file('fine-tuned.onnx'))
+        self.whole = fine_tuned(seed)
+        self.model, self.spec = self.whole
+        self.base = export_onnx(self.whole, self.file('fine-tuned.onnx'))
 
     def file(self, name): return Path(self.tmp.name)/name
     def images(self, px): return images('4,000', px, self.seed, self.folder)
@@ -43,14 +45,15 @@ class Start:
         set_seed(self.seed)
         return dataloaders(train, valid, 64, spec.mean, spec.std)
 
-    def calib(self, px=size):   # every n-th training image, as `write_small` takes them
+    def calib(self, px=size):   # every n-th training image, as `export_small` takes them
         train = self.images(px)[0]
         return train.take(range(0, len(train), len(train)//512))
 
     def batches(self, bs=64):   # of calibration images, as the fine-tuned net reads them
-        return [as_channels(x, len(self.spec.mean)) for x in self.calib().x.split(bs) if len(x) == bs]
+        def batch(x): return torch.from_numpy(as_channels(x.numpy(), len(self.spec.mean)))
+        return [batch(x) for x in self.calib().x.split(bs) if len(x) == bs]
 
-    def pixels_net(self): return Pixels(copy.deepcopy(self.model), self.spec.mean, self.spec.std).eval()
+    def pixels_net(self): return PixelModel(copy.deepcopy(self.model), self.spec.mean, self.spec.std).eval()
 
 # ---- measuring
 
@@ -73,7 +76,7 @@ def other_result(s: Start, net, own, nbytes, runtime, recipe):
     return result
 
 def readable(src, dst, spec):
-    "An ONNX file of another library with labels, image size and any number of images, as `Reader` takes it"
+    "An ONNX file of another library with labels, image size and any number of images, as `Predictor` takes it"
     model = onnx.load(src)
     for v in (*model.graph.input, *model.graph.output): v.type.tensor_type.shape.dim[0].dim_param = 'n'
     del model.graph.value_info[:]
@@ -86,9 +89,9 @@ def readable(src, dst, spec):
 @cache
 def our_net(s: Start, px):
     net = dict(nets['R 0.95'], px=px)
-    whole, spec = whole_net(net, s.model, s.spec, s.seed)
-    tutor = Tutor(s.model, s.spec, spec)
-    return prune_recover(whole, spec, s.dls(spec), net['ratio'], s.epochs, teacher=tutor, seed=s.seed)[:2]
+    whole = whole_net(net, s.whole, s.seed)
+    teacher = ResizingTeacher(s.whole, whole.spec)
+    return prune_recover(whole, s.dls(whole.spec), net['ratio'], s.epochs, teacher=teacher, seed=s.seed)[0]
 
 def last_layers(net): return [m for m in getattr(net, head_name(net)).modules() if isinstance(m, nn.Linear)]
 
@@ -98,12 +101,11 @@ def tp_net(s: Start, ratio):
     net = cut_channels_(copy.deepcopy(s.model), size, ratio)
     net.zero_grad()
     recover_(net, s.dls(s.spec), s.epochs, seed=s.seed)
-    return net, replace(s.spec, channels=channel_spec(net, s.spec))
+    return Candidate(net, replace(s.spec, channels=channel_spec(net, s.spec)))
 
 def our_file(s: Start, made, name, int8=False):
-    "Net and spec as one of the course's files"
-    net, spec = made
-    path = export_onnx(net, spec, s.file(f'{name}.onnx'))
+    "A candidate as one of the course's files"
+    spec, path = made.spec, export_onnx(made, s.file(f'{name}.onnx'))
     return quantize_onnx(path, s.file(f'{name}.int8.onnx'), spec, s.calib(spec.px)) if int8 else path
 
 def ours(s: Start, px, int8):
@@ -125,7 +127,7 @@ def fasterai_net(s: Start, ratio):
     fit_(learner(dls, net, splitter=params), epochs, 1e-2, seed=s.seed, cbs=cut)
     net.zero_grad()
     if s.epochs > epochs: recover_(net, s.dls(s.spec), s.epochs - epochs, seed=s.seed)
-    return Pixels(net.to(memory_format=torch.contiguous_format), s.spec.mean, s.spec.std).eval()
+    return PixelModel(net.to(memory_format=torch.contiguous_format), s.spec.mean, s.spec.std).eval()
 
 def fasterai(s: Start, ratio, mode):
     "Written by fasterai's own `export_onnx`, in fp32 or with its int8"
@@ -161,7 +163,7 @@ def ort_static(s: Start):
         def get_next(self): return next(({'images': x.numpy()} for x in self.left), None)
     model, path = onnx.load(preprocessed(s)), s.file('static.onnx')
     for i, n in enumerate(model.graph.node): n.name = f'n{i}'
-    quantize_static(model, str(path), Batches(), nodes_to_exclude=[n.name for n in pixel_chain(model)])
+    quantize_static(model, str(path), Batches(), nodes_to_exclude=[n.name for n in pixel_nodes(model)])
     recipe = 'quant_pre_process, quantize_static: S8S8, per tensor; pixel scaling left out of it'
     return onnx_result(s, readable(path, path, s.spec), recipe)
 

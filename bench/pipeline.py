@@ -2,24 +2,27 @@
 
     python -m bench.pipeline [--seeds 0 1 2] [--mnist FOLDER]"""
 import tempfile
+from dataclasses import asdict
 from functools import partial
 
 from bench.harness import device, main, mnist, seeds, test_images
-from finetune_course.pipeline import Config, evaluate_run, ledger_of, run
+from finetune_course.app.config import Config
+from finetune_course.app.run import evaluate_run, run
 
 def run_once(seed, folder, device):
     "Rows of the ledger, on the images that are reported"
     with tempfile.TemporaryDirectory() as tmp:
         path, report = run(Config(seed=seed, baseline=True, device=device, out=f'{tmp}/run'))
-        rows = (evaluate_run(path, str(folder)) if folder else report)['rows']
-    print(ledger_of(dict(rows=rows)))
-    return dict({k: report[k] for k in ('seconds', 'training_seconds', 'shipped')}, rows=rows)
+        measured = evaluate_run(path, str(folder)) if folder else report
+    print(measured.ledger)
+    return dict(seconds=report.seconds, training_seconds=report.training_seconds, shipped=report.shipped,
+                rows=[asdict(row) for row in measured.rows])
 
 def default(results, a, names):
     cfg = Config(baseline=True)
     name, _ = test_images(a.mnist, cfg.small_px)
     settings = dict(data=cfg.data, arch=cfg.arch, px=cfg.size, small_px=cfg.small_px, epochs=cfg.epochs,
-                    recovery=cfg.recovery, prune=cfg.prune, batch_size=cfg.batch_size, test=name)
+                    recovery=cfg.recovery_epochs, prune=cfg.prune, batch_size=cfg.batch_size, test=name)
     for seed in a.seeds:
         results.once('run', settings, seed, partial(run_once, seed, a.mnist, a.device), timed=True)
 

@@ -19,7 +19,7 @@ from torchvision.ops import Conv2dNormActivation
 from bench.harness import device, main, mnist, refuse, seeds
 from bench.training import Recipe, affine, answer, answered, batches, gentle, recalibrate_clean_, train, vote
 from finetune_course.data import idx_folder, load
-from finetune_course.finetune import pick_device
+from finetune_course.base.device import pick_device
 
 # ---- nets
 

@@ -3,8 +3,8 @@ import math
 from itertools import combinations
 
 import pandas as pd
-from bench._results_tmp import read_results
 from bench.harness import here
+from finetune_course.base.results import read_results
 from finetune_course.evaluate import mcnemar
 
 ways = 'as trained', 'averaged weights', 'clean statistics', 'moved copies', 'clean, and moved less'

@@ -4,7 +4,8 @@ from functools import cache
 from typing import Callable, NamedTuple
 
 import numpy as np, torch
-from finetune_course.export import Reader, as_channels
+from finetune_course.base.images import as_channels
+from finetune_course.predict import Predictor
 
 class Net(NamedTuple):
     "A net in some runtime"
@@ -13,7 +14,7 @@ class Net(NamedTuple):
     px: int
 
 def in_onnxruntime(path):
-    r = Reader(path)
+    r = Predictor(path)
     return Net(lambda bs: lambda x: r.session.run(None, {'images': x})[0], r.channels, r.px)
 
 def in_inductor(net, px):
@@ -45,7 +46,7 @@ def in_openvino(model):
 
 def answers(net, x, bs=64):
     "Classes of all images; the last batch is filled up, since some runtimes compile for one batch size"
-    f, x = net.compiled(bs), as_channels(x, net.channels).numpy()
+    f, x = net.compiled(bs), as_channels(np.asarray(x), net.channels)
     full = [(np.resize(x[i:i+bs], (bs, *x.shape[1:])), len(x[i:i+bs])) for i in range(0, len(x), bs)]
     return np.concatenate([f(b)[:n] for b, n in full]).argmax(1)
 

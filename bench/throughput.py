@@ -25,12 +25,15 @@ from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import vision_learner
 from bench.harness import flops, main, mnist, refuse, save_png
-from finetune_course.backbone import backbone, replace_head_
+from finetune_course.backbone import create_pretrained, replace_head_
 from finetune_course.data import class_folders, dataloaders, idx_folder, mnist5k, split
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of
-from finetune_course.scale import (Checkpoint, Compile, load_shards, rank_callbacks, start_ranks,
-                                   stream_dataloaders, write_shards)
+from finetune_course.base.checkpoint import Checkpoint
+from finetune_course.base.memory import Compile
+from finetune_course.base.shards import write_shards
+from finetune_course.stream import load_shards, stream_dataloaders
+from finetune_course.distribute import distributed_callbacks, init_distributed
 
 arch = 'tf_efficientnet_lite0'
 batches = dict(px=48, batch_size=64)
@@ -52,7 +55,7 @@ def train_epoch(learn, n: int) -> float:
     fit_(learn, 1)
     return n/(time.perf_counter() - start)
 
-def pretrained(): return replace_head_(backbone(arch), 10)
+def pretrained(): return replace_head_(create_pretrained(arch), 10)
 
 # ---- files, memory, streams
 
@@ -130,10 +133,10 @@ def stream_training(px, batch_size, tmp):
 
 def rate_of_all(processes, px, batch_size):
     "Images a second of all processes together, in the second epoch; None in all but the first of them"
-    start_ranks(torch.device('cpu'))
+    init_distributed(torch.device('cpu'))
     train, valid = split(mnist5k(px), .1)
     dls = dataloaders(train, valid.take(range(8)), batch_size)
-    learn = learner(dls, pretrained(), cbs=rank_callbacks(torch.device('cpu')))
+    learn = learner(dls, pretrained(), cbs=distributed_callbacks(torch.device('cpu')))
     fit_(learn, 1)
     rate = train_epoch(learn, len(learn.dls.train)*processes*batch_size)
     return None if rank_distrib() else rate

@@ -13,12 +13,12 @@ from fastai.callback.core import Callback
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.torch_core import TensorImage, params, set_seed
 from bench.harness import nets_folder, refuse
-from finetune_course.backbone import backbone, layer_groups, replace_head_
+from finetune_course.backbone import create_pretrained, layer_groups, replace_head_
 from finetune_course.data import Images, Pose, dataloaders, idx_folder
-from finetune_course.export import Spec
+from finetune_course.export import Candidate, Spec
 from finetune_course.finetune import fit_, learner
-from finetune_course.prune import Teach, Tutor, distillation_loss, recalibrate_bn_
-from finetune_course.scale import Compile
+from finetune_course.prune import DistillationCallback, ResizingTeacher, distillation_loss, recalibrate_bn_
+from finetune_course.base.memory import Compile
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
@@ -114,7 +114,7 @@ def faster(recipe, device):
 
 def fresh_net(recipe, seed):
     set_seed(seed)
-    return recipe.net() if recipe.net else replace_head_(backbone(), 10)
+    return recipe.net() if recipe.net else replace_head_(create_pretrained(), 10)
 
 def towards(pred, y, temperature):
     "The loss towards written answers of teachers; towards labels the cross entropy"
@@ -130,7 +130,7 @@ def train(recipe, ds, seed, device, folder, head=None, lesson=None):
     "The trained net, and that of its averaged weights; a `lesson` are copies that teachers answered"
     net, average = fresh_net(recipe, seed if head is None else head), Average()
     cbs, dls = [average, *faster(recipe, device)], batches(recipe, ds, device, recipe.aug)
-    def teach(**kwargs): return [Teach(Committee(recipe, device, folder, **kwargs), recipe.temperature)]
+    def teach(**kwargs): return [DistillationCallback(Committee(recipe, device, folder, **kwargs), recipe.temperature)]
     if recipe.copies: dls = batches(recipe, ds, device, lesson=lesson or answered(recipe, folder, device))
     at_each_step = teach() if recipe.teachers and not recipe.copies else []
     fit(recipe, net, dls, seed, [*cbs, *at_each_step], recipe.epochs, slice(*recipe.lr))
@@ -169,8 +169,8 @@ class Committee(nn.Module):
     "The mean answer (logits) of a pupil's teachers to its batches; BatchNorm's statistics from `clean` ones"
     def __init__(self, pupil, device, folder, clean=None):
         super().__init__()
-        nets = [(teacher(r, seed, device, folder), r.spec) for r, seed in pupil.teachers]
-        self.nets = nn.ModuleList(Tutor(net, spec, pupil.spec).eval() for net, spec in nets)
+        nets = [Candidate(teacher(r, seed, device, folder), r.spec) for r, seed in pupil.teachers]
+        self.nets = nn.ModuleList(ResizingTeacher(net, pupil.spec).eval() for net in nets)
         self.to(device, memory_format=torch.channels_last).requires_grad_(False)
         for net in self.nets if clean else (): recalibrate_clean_(net, clean)
         options = {} if torch.cuda.is_available() else dict(freezing=True)

@@ -5,11 +5,12 @@ from pathlib import Path
 import pandas as pd, pytest
 from bench import compress, harness, peers, recipes
 from bench.harness import Results, flops
-from bench._results_tmp import read_results, record
+from bench.harness import record
+from finetune_course.base.results import read_results
 from bench.report import ballot, fresh, gain, lesson, read_tests, render, votes, ways
 from finetune_course.backbone import plain_cnn
-from finetune_course.data import InputError
-from finetune_course.quantize import layers_of
+from finetune_course.base.errors import InputError
+from finetune_course.quantize import weight_layers
 
 folder = Path(harness.__file__).parent
 topics = sorted((folder/'results').glob('*.jsonl'))
@@ -48,11 +49,11 @@ def test_what_is_measured_fails_without_a_trace(tmp_path):
 
 def test_results_that_no_table_shows_together_are_refused(tmp_path):
     results = Results(tmp_path/'r.jsonl')
-    def once(experiment, **settings): return results.once(experiment, settings, 0, lambda: dict(n=1), same=('test', 'epochs'))
-    once('e', test='a', epochs=1)
-    once('another', test='b', epochs=1)
-    with pytest.raises(InputError, match='r.jsonl holds results with test a, not b; give another --out'): once('e', test='b', epochs=1)
-    with pytest.raises(InputError, match='epochs 1, not 2'): once('e', test='a', epochs=2)
+    def compute_once(experiment, **settings): return results.once(experiment, settings, 0, lambda: dict(n=1), same=('test', 'epochs'))
+    compute_once('e', test='a', epochs=1)
+    compute_once('another', test='b', epochs=1)
+    with pytest.raises(InputError, match='r.jsonl holds results with test a, not b; give another --out'): compute_once('e', test='b', epochs=1)
+    with pytest.raises(InputError, match='epochs 1, not 2'): compute_once('e', test='a', epochs=2)
     assert len(results.records()) == 2
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -115,7 +116,7 @@ def test_names_may_be_begun():
 @pytest.mark.parametrize('name', ['iterative', 'plain CNN, from scratch'])
 def test_the_shape_that_is_timed_is_that_of_the_trained_net(name):
     net = compress.shape(name)[0]
-    params = sum(m.weight.numel() + len(m.weight) for m in layers_of(net).values())   # with a bias each, as in the file
+    params = sum(m.weight.numel() + len(m.weight) for m in weight_layers(net).values())   # with a bias each, as in the file
     trained = of('nets', 'compress').set_index('net').params[name]
     assert abs(trained/params - 1).max() < .02   # cut in steps, counts are rounded otherwise
 

@@ -18,7 +18,7 @@ import pandas as pd
 # %% ../../nbs/base/09_results.ipynb #40a3bff5
 packages = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
 
-int8_features = 'amx_int8', 'avx512_vnni', 'avx_vnni', 'avx512f', 'avx2'   # the first one found decides how fast int8 is
+int8_features = 'amx_int8', 'avx512_vnni', 'avx_vnni', 'avx512f', 'avx2'   # the first one decides int8's speed
 
 def cpu_name() -> str:
     "The processor's model and its best instructions for 8-bit integers"
@@ -29,9 +29,11 @@ def cpu_name() -> str:
     flags = about.get('flags', '').split()
     return ' '.join([about.get('model name', name), *[f for f in int8_features if f in flags][:1]])
 
-def environment() -> dict:
+def environment(
+    more=(),  # packages whose versions matter too
+) -> dict:
     "The machine and the versions that a measurement belongs to."
-    versions = {p: next((d.version for d in distributions(name=p)), 'missing') for p in packages}
+    versions = {p: next((d.version for d in distributions(name=p)), 'missing') for p in (*packages, *more)}
     return dict(cpu=cpu_name(), cores=os.cpu_count(), os=f'{platform.system()} {platform.machine()}',
                 python=platform.python_version(), versions=versions, date=date.today().isoformat())
 
