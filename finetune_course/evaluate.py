@@ -8,22 +8,22 @@ Docs: https://finetune-course.github.io/finetune_course/evaluate.html.md"""
 __all__ = ['wilson', 'mcnemar', 'paired_difference', 'calibration', 'latency', 'measure', 'per_class']
 
 # %% ../nbs/05_evaluate.ipynb #e630ed79
-import gzip, math, time
+import math, time
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np, onnxruntime, pandas as pd
+from scipy.special import softmax
+from scipy.stats import binomtest
 from .base.errors import InputError
-from .base.onnxfile import count_weights
+from .base.onnxfile import check_classes, file_sizes
 from .base.ledger import Row
 from .predict import Predictor
 
 # %% ../nbs/05_evaluate.ipynb #19596e8b
 def wilson(
-    k: int,         # right answers
-    n: int,         # answers
+    k: int, n: int,        # right answers, and answers in all
 ) -> tuple[float, float]:  # lower and upper bound of the true share
     "Wilson's 95 % interval of a proportion (1927); unlike ±1.96 standard errors it stays inside 0…1."
-    from scipy.stats import binomtest
     if not n: return 0., 1.
     low, high = binomtest(k, n).proportion_ci(method='wilson')
     return float(low), float(high)
@@ -34,18 +34,16 @@ def mcnemar(
     gained: int,  # images that only the second reads right
 ) -> float:       # p of at least so uneven a split, were both equally good
     "Exact two-sided McNemar test (1947): only images the two models disagree on can tell them apart."
-    from scipy.stats import binomtest
     return float(binomtest(lost, lost+gained, .5).pvalue) if lost + gained else 1.
 
 # %% ../nbs/05_evaluate.ipynb #277e1aca
 def paired_difference(
     lost: int, gained: int,
     n: int,          # images in all
-    z: float = 1.96,
 ) -> tuple[float, float, float]:  # difference of accuracy (second minus first), its 95 % bounds
     "How much better the second model is on the same images, with Bonett and Price's interval (2012)."
     mid, disagree = (gained-lost)/(n+2), (gained+lost+2)/(n+2)
-    half = z*math.sqrt((disagree - mid*mid)/(n+2))
+    half = 1.96*math.sqrt((disagree - mid*mid)/(n+2))
     return (gained-lost)/n, mid-half, mid+half
 
 # %% ../nbs/05_evaluate.ipynb #c3a6ff8b
@@ -67,7 +65,7 @@ def latency(
     runs: int = 60,   # timed calls of each file
     warmup: int = 10, # calls before them
 ) -> tuple[float, float]:  # median milliseconds a batch, for `a` and for `b`
-    "The two files turn by turn, A B A B, in one runtime on one thread: drift of the machine meets both alike."
+    "The two files turn by turn, A B A B, in one runtime on one thread: drift meets both alike."
     predictors, times, rng = [Predictor(a), Predictor(b)], ([], []), np.random.default_rng(0)
     batches = [rng.integers(0, 256, (bs, p.channels, p.px, p.px), dtype=np.uint8) for p in predictors]
     for i in range(warmup + runs):
@@ -78,36 +76,31 @@ def latency(
     return tuple(1000*float(np.median(t)) for t in times)
 
 # %% ../nbs/05_evaluate.ipynb #e29afa08
-def _logits_of(path, sets):
-    "Image size of a file, and its logits for those of `sets` that have it; their classes have to be the file's"
-    predictor, vocab = Predictor(path, threads=0), list(sets[0].vocab)
-    if predictor.labels != vocab:
-        raise InputError(f'{Path(path).name} reads the classes {", ".join(predictor.labels)}, the images have '
-                         f'{", ".join(vocab)}; give images of the same classes in the same order.')
+def _answers(file, sets):
+    "Image size of a file, and its logits for those of `sets` that have this size"
+    predictor = Predictor(file, threads=0)
+    check_classes(file, predictor.labels, sets[0].vocab)
     fitting = [s for s in sets if s.px == predictor.px] or sets
     return predictor.px, predictor.logits(fitting[0].x)
 
-# %% ../nbs/05_evaluate.ipynb #6027e61b
-def _one_row(stage, path, px, logits, y):
-    import onnxruntime as ort
-    from scipy.special import softmax
-    data, right = Path(path).read_bytes(), logits.argmax(1) == y
+# %% ../nbs/05_evaluate.ipynb #9669a7f2
+def _how_good(logits, y):
+    right = logits.argmax(1) == y
     low, high = wilson(int(right.sum()), len(y))
-    params, nonzero = count_weights(path)
-    return Row(stage, Path(path).name, len(data), len(gzip.compress(data, mtime=0)), params, nonzero,
-               float(right.mean()), low, high, len(y), px, math.nan, math.nan,
-               f'onnxruntime {ort.__version__}, 1 thread', ece=calibration(softmax(logits, 1), y)[0])
+    error, _ = calibration(softmax(logits, 1), y)
+    return {'accuracy': float(right.mean()), 'accuracy_low': low, 'accuracy_high': high,
+            'n': len(y), 'ece': error}
 
-def _compare(row, first, lost, gained):
-    row.lost, row.gained, row.p = lost, gained, mcnemar(lost, gained)
-    row.difference_low = paired_difference(lost, gained, row.n)[1]
-    row.smaller = first.bytes/row.bytes
+def _how_fast(first, file):
+    (a1, b1), (a64, b64) = latency(first, file), latency(first, file, 64, runs=15, warmup=3)
+    return {'latency_ms_b1': b1, 'latency_ms_b64': b64, 'faster_b1': a1/b1, 'faster_b64': a64/b64}
 
-def _clock(row, first_path, path):
-    a1, row.latency_ms_b1 = latency(first_path, path, 1)
-    a64, row.latency_ms_b64 = latency(first_path, path, 64, 15, 3)
-    row.faster_b1, row.faster_b64 = a1/row.latency_ms_b1, a64/row.latency_ms_b64
+def _how_different(before, after):
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    low = paired_difference(lost, gained, len(after))[1]
+    return {'lost': lost, 'gained': gained, 'p': mcnemar(lost, gained), 'difference_low': low}
 
+# %% ../nbs/05_evaluate.ipynb #6027e61b
 def measure(
     files: dict[str, str | Path],  # stage → ONNX file; the first is what the others are compared with
     *sets,               # `Images` nothing was chosen on; the same once more for each further size
@@ -116,14 +109,17 @@ def measure(
     "The one ruler: accuracy, size and speed of every file, each from the file itself."
     if not files or not sets or not len(sets[0]):
         raise InputError('nothing to measure; give at least one file and one image.')
-    rows, first_path, y = [], next(iter(files.values())), sets[0].y.cpu().numpy()
-    for stage, path in files.items():
-        px, logits = _logits_of(path, sets)   # no session stays alive to disturb the clock
-        row, right = _one_row(stage, path, px, logits, y), logits.argmax(1) == y
-        if rows: _compare(row, rows[0], int((first_right & ~right).sum()), int((right & ~first_right).sum()))
-        else: first_right = right
-        if speed: _clock(row, first_path, path)
-        rows.append(row)
+    rows, right, first = [], [], next(iter(files.values()))
+    y = sets[0].y.cpu().numpy()
+    for stage, file in files.items():
+        px, logits = _answers(file, sets)   # no session stays alive to disturb the clock
+        right.append(logits.argmax(1) == y)
+        found = file_sizes(file) | _how_good(logits, y)
+        if rows: found |= _how_different(right[0], right[-1])
+        if speed: found |= _how_fast(first, file)
+        rows.append(Row(stage, Path(file).name, image_size=px, **found))
+    for row in rows:
+        row.runtime, row.smaller = f'onnxruntime {onnxruntime.__version__}, 1 thread', rows[0].bytes/row.bytes
     rows[0].faster_b1 = rows[0].faster_b64 = 1.
     return rows
 
@@ -134,10 +130,10 @@ def per_class(
 ) -> pd.DataFrame:                 # a row a class: n, errors of a and of b, lost, gained, p
     "Which classes pay for the step from `a` to `b`? p counts all classes: it is multiplied by their number."
     y, vocab = sets[0].y.cpu().numpy(), sets[0].vocab
-    right_a, right_b = (_logits_of(f, sets)[1].argmax(1) == y for f in (a, b))
-    lost, gained = right_a & ~right_b, right_b & ~right_a
-    def count(mask): return [int(mask[y == c].sum()) for c in range(len(vocab))]
-    table = {'n': count(y == y), 'errors before': count(~right_a), 'errors after': count(~right_b),
-             'lost': count(lost), 'gained': count(gained)}
-    p = [min(1., mcnemar(l, g)*len(vocab)) for l, g in zip(table['lost'], table['gained'])]
-    return pd.DataFrame(table | {'p': p}, index=pd.Index(vocab, name='class'))
+    right_a, right_b = (_answers(f, sets)[1].argmax(1) == y for f in (a, b))
+    def count(mask): return np.bincount(y[mask], minlength=len(vocab))
+    table = pd.DataFrame({
+        'n': count(y >= 0), 'errors before': count(~right_a), 'errors after': count(~right_b),
+        'lost': count(right_a & ~right_b), 'gained': count(right_b & ~right_a)}, index=vocab)
+    p = [mcnemar(*changed) for changed in zip(table.lost, table.gained)]
+    return table.rename_axis('class').assign(p=np.minimum(1, len(vocab)*np.array(p)))

@@ -8,13 +8,12 @@ Docs: https://finetune-course.github.io/finetune_course/predict.html.md"""
 __all__ = ['Predictor']
 
 # %% ../nbs/04b_predict.ipynb #06b41cf5
-import json
 from pathlib import Path
 
 import numpy as np
 from .base.errors import InputError
 from .base.images import as_channels
-from .base.onnxfile import open_session
+from .base.onnxfile import open_model
 
 # %% ../nbs/04b_predict.ipynb #1bd6467d
 class Predictor:
@@ -24,21 +23,15 @@ class Predictor:
         threads: int = 1,  # 0: as many as there are cores
     ):
         self.path = Path(path)
-        try:
-            self.session = open_session(path, threads)
-            meta = self.session.get_modelmeta().custom_metadata_map
-            self.labels, self.px = json.loads(meta['labels']), int(meta['image_size'])
-            self.channels = self.session.get_inputs()[0].shape[1]
-        except InputError: raise
-        except Exception as e:  # ONNX Runtime raises types of its own, none of them public
-            raise InputError(f'{path} is no model of this course ({type(e).__name__}); export it again.') from None
+        self.session, self.labels, self.px = open_model(path, threads)
+        self.channels = self.session.get_inputs()[0].shape[1]
 
     def check_images(self, x: np.ndarray):
         "Raise `InputError` for images of another shape or kind"
-        px = self.px, self.px
-        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[2:] == px: return
-        raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{self.px}×{self.px}, got {x.dtype} '
-                         f'{x.shape}; `read_image(file, {self.px})[None]` makes one.')
+        px = self.px
+        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[2:] == (px, px): return
+        raise InputError(f'{self.path.name} reads uint8 images N×{self.channels}×{px}×{px}, '
+                         f'got {x.dtype} {x.shape}; `read_image(file, {px})[None]` makes one.')
 
     def logits(self,
         x: np.ndarray,  # uint8, N×C×PX×PX, C = 1 or 3; a tensor on the CPU will do

@@ -8,7 +8,9 @@ Docs: https://finetune-course.github.io/finetune_course/base/ledger.html.md"""
 __all__ = ['Row', 'format_p', 'Ledger']
 
 # %% ../../nbs/base/10_ledger.ipynb #febf294f
+import math
 from dataclasses import dataclass
+from html import escape
 
 # %% ../../nbs/base/10_ledger.ipynb #1cd9cd8a
 @dataclass
@@ -25,9 +27,9 @@ class Row:
     accuracy_high: float
     n: int                  # images
     image_size: int         # pixels
-    latency_ms_b1: float    # one thread, median, a batch of 1
-    latency_ms_b64: float   # of 64
-    runtime: str
+    latency_ms_b1: float = math.nan    # one thread, median, a batch of 1
+    latency_ms_b64: float = math.nan   # of 64
+    runtime: str = ''
     lost: int | None = None      # images that turned wrong against the first row's model …
     gained: int | None = None    # … and right
     difference_low: float | None = None  # lower 95 % bound of the paired difference of accuracy
@@ -42,26 +44,46 @@ def format_p(p: float) -> str:
     "A p-value as tables show it"
     return f'{p:.3f}' if p >= .0005 else '<0.001'
 
+# %% ../../nbs/base/10_ledger.ipynb #e506067b
+_columns = {
+    'stage': lambda r: r.stage,
+    'file': lambda r: r.file,
+    'KB': lambda r: f'{r.bytes/1000:,.1f}',
+    'gzip KB': lambda r: f'{r.gzip_bytes/1000:,.1f}',
+    'weights': lambda r: f'{r.params:,}',
+    'accuracy [95 %]': lambda r: f'{r.accuracy:.4f} [{r.accuracy_low:.4f}, {r.accuracy_high:.4f}]',
+    'n': lambda r: f'{r.n:,}',
+    'px': lambda r: str(r.image_size),
+    'ms, batch 1': lambda r: f'{r.latency_ms_b1:.3f}',
+    'ms, batch 64': lambda r: f'{r.latency_ms_b64:.2f}',
+    'lost/gained': lambda r: '' if r.lost is None else f'{r.lost}/{r.gained}',
+    'p': lambda r: '' if r.p is None else format_p(r.p),
+    'smaller': lambda r: f'{r.smaller:.1f}×',
+    'faster, 1/64': lambda r: f'{r.faster_b1:.1f}×/{r.faster_b64:.1f}×',
+}
+_note = ('medians; p: exact McNemar test against the first row; "faster": the ratio in an A B A B run '
+         'with the first row, not the quotient of two columns.')
+
+def _aligned(cells, left):
+    width = max(map(len, cells))
+    return [c.ljust(width) if left else c.rjust(width) for c in cells]
+
+def _html_row(cells, tag): return '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
+
 # %% ../../nbs/base/10_ledger.ipynb #6014e039
 class Ledger(list):
     "Rows of the ledger, shown as a table in a notebook, in a terminal and in the report."
-    _head = ['stage', 'file', 'KB', 'gzip KB', 'weights', 'accuracy [95 %]', 'n', 'px', 'ms, batch 1', 'ms, batch 64',
-             'lost/gained', 'p', 'smaller', 'faster, 1/64']
-
     def cells(self) -> list[list[str]]:
         "The table's text, a list a row"
-        return [[r.stage, r.file, f'{r.bytes/1000:,.1f}', f'{r.gzip_bytes/1000:,.1f}', f'{r.params:,}', f'{r.accuracy:.4f} [{r.accuracy_low:.4f}, {r.accuracy_high:.4f}]',
-                 f'{r.n:,}', str(r.image_size), f'{r.latency_ms_b1:.3f}', f'{r.latency_ms_b64:.2f}', '' if r.lost is None else f'{r.lost}/{r.gained}',
-                 '' if r.p is None else format_p(r.p), f'{r.smaller:.1f}×', f'{r.faster_b1:.1f}×/{r.faster_b64:.1f}×'] for r in self]
+        return [[text(row) for text in _columns.values()] for row in self]
 
     def __str__(self):
-        table = [self._head, *self.cells()]
-        widths = [max(map(len, col)) for col in zip(*table)]
-        return '\n'.join('  '.join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in table)
+        columns = zip(_columns, *self.cells())
+        aligned = [_aligned(column, left=i < 2) for i, column in enumerate(columns)]
+        return '\n'.join('  '.join(line).rstrip() for line in zip(*aligned))
     __repr__ = __str__
 
     def _repr_html_(self):
-        from html import escape
-        row = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
-        caption = f'<p>{escape(self[0].runtime)}; medians; p: exact McNemar test against the first row; "faster": the ratio in an A B A B run with the first row, not the quotient of two columns.</p>' if self else ''
-        return f'<table><thead>{row(self._head, "th")}</thead><tbody>{"".join(row(c, "td") for c in self.cells())}</tbody></table>{caption}'
+        head, body = _html_row(_columns, 'th'), ''.join(_html_row(cells, 'td') for cells in self.cells())
+        note = f'<p>{escape(self[0].runtime)}; {_note}</p>' if self else ''
+        return f'<table><thead>{head}</thead><tbody>{body}</tbody></table>{note}'
