@@ -28,7 +28,7 @@ RunningKernel.execute_cell_input = execute
 def pytest_collection_modifyitems(items):
     cells = [i for i in items if hasattr(i, 'cell')]
     for item in cells:
-        item.cell.execution_count = 1                       # nbdev-clean takes the counts away; nbval reads that as "never run"
+        item.cell.execution_count = 1   # nbdev-clean takes the counts away; nbval reads that as "never run"
         item.options['skip'] |= item.cell.id not in tested(item.path)
         compare = item.compare_outputs
         item.compare_outputs = lambda test, ref, compare=compare: compare(printed(test), printed(ref))
@@ -67,6 +67,13 @@ def report_of(run):
 def all_files(folder):
     "Each file below a folder, by its name from there, and its bytes"
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob('*') if f.is_file()}
+
+@pytest.fixture
+def quick_clock(monkeypatch):
+    "Files are timed with a few calls, for tests to which their times do not matter"
+    from finetune_course import evaluate
+    def latency(a, b, bs=1, *counts, real=evaluate.latency): return real(a, b, bs, runs=3, warmup=1)
+    monkeypatch.setattr(evaluate, 'latency', latency)
 
 # --- Images
 
@@ -132,5 +139,6 @@ def done(digits, tmp_path_factory):
     "A finished run of the default net on `digits`: for all who only read it"
     from finetune_course.cli import main
     out = tmp_path_factory.mktemp('runs')/'r'
-    assert main(['run', '--data', str(digits), '--size', '32', '--epochs', '1', '--prune', '.5', '--out', str(out)]) == 0
+    options = '--size 32 --epochs 1 --prune .5'.split()
+    assert main(['run', '--data', str(digits), *options, '--out', str(out)]) == 0
     return out

@@ -1,4 +1,4 @@
-"Two epochs of a small net with fixed batches, alone or as one of several ranks; the weights go to a file. For test_ranks.py."
+"For test_ranks.py: two epochs of a small net, alone or as one of several ranks; the weights go to a file."
 import os, sys
 import torch
 from torch import nn

@@ -37,7 +37,7 @@ def test_the_log_of_a_stopped_training_is_that_of_a_whole_one(tmp_path):
         order = 101
         def after_batch(self):
             if not self.training: return
-            if self.train_iter == 12: self.learn.checkpoint.every = 1e9   # no checkpoint after the second epoch's middle
+            if self.train_iter == 12: self.learn.checkpoint.every = 1e9   # none after the second epoch's middle
             if self.train_iter == 28: raise RuntimeError('killed')
     def fits(name, *cbs, resume=False):
         ckpt = Checkpoint(tmp_path/name/'ckpt', every=0, resume=resume)

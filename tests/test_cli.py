@@ -13,7 +13,7 @@ def pictures(digits, tmp_path):
     found = [str(next((digits/c).glob('[1-9]*.png'))) for c in '01']
     return [*found, shutil.copy(found[0], str(tmp_path/'été.png'))]
 
-def test_evaluate_repeats_the_report(done, capsys):
+def test_evaluate_repeats_the_report(done, capsys, quick_clock):
     assert main(['evaluate', str(done), '--json']) == 0
     again = json.loads(capsys.readouterr().out)
     assert [r['accuracy'] for r in again['rows']] == [r['accuracy'] for r in report_of(done)['rows']]
@@ -23,7 +23,8 @@ def test_predict_prints_file_label_and_probability(done, pictures, capsys):
     lines = [l.split('\t') for l in capsys.readouterr().out.splitlines()]
     assert [l[0] for l in lines] == pictures and all(l[1] in '012' and 0 <= float(l[2]) <= 1 for l in lines)
 
-@pytest.mark.parametrize('stage, file', [('fine-tuned', 'model.onnx'), ('pruned', 'pruned.onnx'), ('int8', 'model.int8.onnx')])
+@pytest.mark.parametrize('stage, file', [('fine-tuned', 'model.onnx'), ('pruned', 'pruned.onnx'),
+                                         ('int8', 'model.int8.onnx')])
 def test_predict_reads_with_the_stage_that_is_named(done, pictures, capsys, stage, file):
     assert main(['predict', str(done), *pictures, '--stage', stage, '--json']) == 0
     reader = Reader(done/file)
@@ -50,5 +51,6 @@ def test_lab_leaves_other_folders_alone(tmp_path, capsys):
     (tmp_path/'a.png').touch()
     assert 'other things than chapters' in refused(capsys, 'lab', '--copy-only', tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['a.png']
-    for _ in range(2): assert main(['lab', '--copy-only', str(tmp_path/'new')]) == 0   # the second time into its own copy
+    for _ in range(2):                                              # the second time into its own copy
+        assert main(['lab', '--copy-only', str(tmp_path/'new')]) == 0
     assert (tmp_path/'new'/'nbs'/'01_data.ipynb').is_file()

@@ -8,10 +8,14 @@ from finetune_course import pipeline
 from finetune_course.cli import main
 from finetune_course.data import InputError, load
 
+pytestmark = pytest.mark.usefixtures('quick_clock')
+
 def with_blank(ds, n=1): return replace(ds, x=torch.cat([ds.x[n:], torch.zeros_like(ds.x[:n])]))
 
-@pytest.mark.parametrize('n, blanks, train, of', [(60, 1, 54_000, 60_000), (100, 60, 54_000, 60_000), (600, 1, 1_200_000, 2048)],
-                         ids=['one of few', 'most, but all the same', 'of a stream'])
+@pytest.mark.parametrize('n, blanks, train, of', [
+    pytest.param(60, 1, 54_000, 60_000, id='one of few'),
+    pytest.param(100, 60, 54_000, 60_000, id='most, but all the same'),
+    pytest.param(600, 1, 1_200_000, 2048, id='of a stream')])
 def test_an_empty_picture_on_both_sides_is_only_told(n, blanks, train, of):
     learned = pipeline.fingerprints(with_blank(random_images(1000)))
     own = dict(train=train, valid=of - min(of, train), learned=learned, learned_of=of)

@@ -6,7 +6,8 @@ from conftest import environ, report_of, start, tiny, torchrun
 
 pytestmark = pytest.mark.slow
 
-def two_ranks(script, *argv): subprocess.run([*torchrun, '--nproc-per-node', '2', script, *argv], env=environ, check=True)
+def two_ranks(script, *argv):
+    subprocess.run([*torchrun, '--nproc-per-node', '2', script, *argv], env=environ, check=True)
 
 def test_two_ranks_are_one_process_that_accumulates(tmp_path, monkeypatch):
     script = Path(__file__).with_name('ranks_worker.py')
@@ -33,7 +34,8 @@ def test_two_ranks_make_one_run(shards, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ['r']
 
 def test_a_rank_that_dies_ends_the_run(parts, tmp_path):
-    p = start('run', '--data', parts, *tiny, '--epochs', '50', '--checkpoint-every', '.001', '--out', tmp_path/'r', ranks=2)
+    long = [*tiny, '--epochs', '50', '--checkpoint-every', '.001']
+    p = start('run', '--data', parts, *long, '--out', tmp_path/'r', ranks=2)
     while p.poll() is None and not list(tmp_path.glob('r.partial/checkpoint/fit0.pt')): time.sleep(.05)
     for d in Path('/proc').glob('[0-9]*'):
         try: env, cmd = (d/'environ').read_bytes().split(b'\0'), (d/'cmdline').read_bytes()

@@ -4,8 +4,9 @@ import pytest, torch
 from conftest import all_files, refused, report_of, start, tiny
 from finetune_course.cli import main
 
-pytestmark = pytest.mark.slow
-options = [*tiny, '--head', 'mlp', '--baseline', '--batch-size', '16', '--checkpoint-every', '.001']   # mlp: its dropout draws random numbers
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('resume')]
+# mlp: its dropout draws random numbers
+options = [*tiny, '--head', 'mlp', '--baseline', '--batch-size', '16', '--checkpoint-every', '.001']
 same = ('model.onnx', 'pruned.onnx', 'model.int8.onnx', 'model.safetensors', 'model.json', 'baseline.int8.onnx',
         'baseline.safetensors', 'history.csv')
 
@@ -31,13 +32,14 @@ trainings = ['fine-tuning', 'recovering', 'baseline']
 
 @pytest.fixture(scope='module')
 def killed(args, tmp_path_factory):
-    "What `kill -9` leaves behind, for each training: one process is halted in each and its folder copied, and killed in the last"
+    "What `kill -9` leaves behind in each training: one process is halted and its folder copied, and killed in the last"
     out = tmp_path_factory.mktemp('killed')/'r'
     partial, left = out.with_name('r.partial'), {}
     p = start(*args, '--out', out)
     for i, name in enumerate(trainings):
         seen = partial/'checkpoint'/f'fit{i}.previous'
         while p.poll() is None and not seen.exists(): time.sleep(.005)
+        assert p.poll() is None, p.communicate()[1]
         p.send_signal(signal.SIGKILL if name == trainings[-1] else signal.SIGSTOP)
         left[name] = shutil.copytree(partial, out.with_name(name)/'r.partial')
         p.send_signal(signal.SIGCONT)

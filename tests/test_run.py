@@ -7,6 +7,8 @@ from finetune_course.cli import main
 from finetune_course.data import load
 from finetune_course.export import Reader, load_model
 
+pytestmark = pytest.mark.usefixtures('quick_clock')
+
 @pytest.mark.slow
 def test_a_baseline_stands_in_the_ledger(digits, tmp_path, capsys):
     out, options = tmp_path/'r', ['--size', '32', '--patience', '40', '--baseline', '--target-bytes', '60k']
@@ -27,7 +29,7 @@ def test_a_baseline_stands_in_the_ledger(digits, tmp_path, capsys):
 def test_vgg16_with_a_dense_head(digits, tmp_path):
     torch.manual_seed(0)
     save_file(build('vgg16').state_dict(), tmp_path/'vgg16.safetensors')
-    vgg = ['--arch', 'vgg16', '--head', 'mlp', '--weights', str(tmp_path/'vgg16.safetensors'), '--size', '32', '--small-size', '32']
+    vgg = '--arch vgg16 --head mlp --size 32 --small-size 32 --weights'.split() + [str(tmp_path/'vgg16.safetensors')]
     assert main(['run', '--data', str(digits), *tiny, *vgg, '--out', str(tmp_path/'r')]) == 0
     whole, pruned, _ = report_of(tmp_path/'r')['rows']
     assert 15e6 < whole['params'] < 16e6 and pruned['params'] < .4*whole['params']

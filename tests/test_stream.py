@@ -51,7 +51,8 @@ def test_a_folder_with_brackets_in_its_name(parts, tmp_path):
 # --- Found
 
 def test_a_folder_a_pattern_and_a_file(shards):
-    for data in shards, f'{shards}/*.parquet', f'{shards}/train-*.parquet': assert open_shards(data)['train'].rows == 400
+    for data in shards, f'{shards}/*.parquet', f'{shards}/train-*.parquet':
+        assert open_shards(data)['train'].rows == 400
     assert open_shards(next(shards.glob('train-00000*')))['train'].rows == 150
     assert is_stream('ylecun/mnist') and not is_stream('mnist5k') and not is_stream(shards.parent.parent/'nowhere')
 
@@ -83,7 +84,8 @@ def test_streams_that_cannot_serve(tmp_path, capsys, shards):
 
 def test_a_stream_of_one_class_is_refused(tmp_path, capsys):
     import datasets
-    images = [Image.fromarray(np.full((9, 9), i % 256, np.uint8) + (i//256)*np.eye(9, dtype=np.uint8)) for i in range(400)]
+    eye = np.eye(9, dtype=np.uint8)
+    images = [Image.fromarray(np.full((9, 9), i % 256, np.uint8) + (i//256)*eye) for i in range(400)]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['only']))
     table = datasets.Dataset.from_dict(dict(image=images, label=[0]*400), features)
     table.to_parquet(tmp_path/'train.parquet')
@@ -178,7 +180,8 @@ def test_a_stream_is_shared_out_evenly(parts, shards, tmp_path):
     "Three row groups, among processes and their workers"
     train = open_shards(shards)['train']
     for world in 2, 3, 4:
-        assert contents(row for r in range(world) for row in train.read(0, rank=r, world=world)) == contents(train.read())
+        shares = [row for r in range(world) for row in train.read(0, rank=r, world=world)]
+        assert contents(shares) == contents(train.read())
     assert {len([*train.read(0, rank=r, world=4)]) for r in range(4)} == {100}
     images = [x.numpy().tobytes() for xb, _ in StreamDL(train, 28, bs=10, num_workers=3) for x in xb]
     assert len(images) == 400 and len(set(images)) > 380
