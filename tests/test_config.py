@@ -5,7 +5,8 @@ from finetune_course.cli import main
 
 @pytest.mark.parametrize('argv, word', [
     ('--prune 1.5', '1.5'), ('--prune -1', '-1'), ('--prune nan', 'nan'), ('--size 0', '--size'),
-    ('--small-size 2', '--small-size'), ('--epochs 0', '--epochs'), ('--seed -1', '--seed'), ('--compile --device cpu', '--compile'),
+    ('--small-size 2', '--small-size'), ('--epochs 0', '--epochs'), ('--seed -1', '--seed'),
+    ('--compile --device cpu', '--compile'),
     ('--target-bytes much', 'much'), ('--target-bytes 9k --max-drop .1', 'one target'), ('--target-latency -1', '-1'),
     ('--max-drop 5', 'share of accuracy'), ('--arch nope', 'nope'), ('--arch local-dir:x', 'unknown'),
     ('--arch plain_cnn', '--weights random'), ('--arch vgg16 --weights random --size 16', '16×16'),

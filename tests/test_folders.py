@@ -35,7 +35,7 @@ def test_an_image_beside_the_parts_is_named_or_refused(tmp_path, capsys):
 def test_pictures_of_a_kind_that_cannot_be_read_are_named_or_refused(tmp_path, capsys, name):
     folder(tmp_path/'in')
     f = tmp_path/'in'/'a'/name
-    if name == 'a.DNG': Image.new('L', (9, 9)).save(f, 'tiff')   # of a camera's raw file Pillow would read the thumbnail
+    if name == 'a.DNG': Image.new('L', (9, 9)).save(f, 'tiff')   # of a camera's file Pillow would read the thumbnail
     else: f.write_bytes(b'\0\0\0\x18ftypheic' + bytes(20) if name == 'a.heic' else b'<svg/>')
     (tmp_path/'in'/'a'/'notes.txt').write_text('no image')
     said = f'{name} cannot be read as an image .*convert it to PNG or JPEG'
