@@ -10,8 +10,8 @@ MADE   := nbs finetune_course README.md README_files
 BIN    := .venv/bin
 # As many processes as there are cores, with one thread each
 NBTEST := PYTHONWARNINGS=ignore OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --timing
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical
-NBVAL  := PYTHONWARNINGS=ignore $(PYTEST) --dist loadfile -p tests.conftest \
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist loadfile
+NBVAL  := PYTHONWARNINGS=ignore $(PYTEST) -p tests.conftest \
     --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: help run test fast lint sync nbdev-test nbval lab docs export readme clean
@@ -31,10 +31,10 @@ test: lint sync ## every check: lint, sync, each notebook once, pytest
 	@echo 'nbdev-test: the notebooks below and above them'
 	@$(NBTEST) 'nbs/*/*.ipynb'
 	@echo 'pytest'
-	@$(PYTEST) --dist loadgroup tests
+	@$(PYTEST) --no-loadscope-reorder tests
 
 fast: lint sync ## what can be checked in three minutes
-	@$(PYTEST) --dist loadgroup -m 'not slow' tests
+	@$(PYTEST) --no-loadscope-reorder -m 'not slow' tests
 
 lint: $(STAMP)  ## ruff
 	@$(BIN)/ruff check

@@ -1,8 +1,10 @@
 "Zeroed or cut: what is left of the file."
+import pytest
 from finetune_course.backbone import backbone, replace_head_
 from finetune_course.export import Spec, export_onnx
 from finetune_course.prune import n_channels, prune, zero_smallest
 
+@pytest.mark.slow
 def test_zeroing_keeps_the_file_and_cutting_does_not(tmp_path):
     spec = Spec('test_efficientnet', list('0123456789'), 32)
     net = replace_head_(backbone('test_efficientnet', 'random'), 10)

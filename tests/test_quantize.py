@@ -13,6 +13,7 @@ def test_round_weight_is_torchs(bits):
     want = torch.fake_quantize_per_channel_affine(w, scale, torch.zeros(6, dtype=torch.int32), 0, -q, q)
     assert torch.allclose(round_weight(w, bits), want, atol=1e-6)
 
+@pytest.mark.slow
 def test_pixels_folded_into_int8_change_no_answer(tmp_path):
     test, spec = load('mnist5k', 28)[1], Spec('tf_efficientnet_lite0', list('0123456789'), 28)
     net = prune(replace_head_(backbone(), 10), spec, .86)[0]

@@ -4,7 +4,7 @@ import pytest, torch
 from conftest import all_files, refused, report_of, start, tiny
 from finetune_course.cli import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('resume')]
+pytestmark = pytest.mark.slow
 # mlp: its dropout draws random numbers
 options = [*tiny, '--head', 'mlp', '--baseline', '--batch-size', '16', '--checkpoint-every', '.001']
 same = ('model.onnx', 'pruned.onnx', 'model.int8.onnx', 'model.safetensors', 'model.json', 'baseline.int8.onnx',

@@ -69,7 +69,7 @@ def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch):
     hist = pd.read_csv(path/'history.csv')
     assert len(hist.query('stage == "pruned"')) == 1   # what was tried in vain is no part of the net's training
 
-@pytest.mark.parametrize('arch', ['repvgg_a0', 'mobileone_s0'])
+@pytest.mark.parametrize('arch', ['repvgg_a0', pytest.param('mobileone_s0', marks=pytest.mark.slow)])
 def test_a_net_with_two_first_layers_keeps_three_channels(arch):
     cfg = pl.Config(arch=arch, weights='random', prune=.5, size=32)
     small, seen = pl.small_input(cfg, *pl.starting_net(cfg, list('012'), True), True)
