@@ -9,7 +9,7 @@ from finetune_course.cli import main
     ('--compile --device cpu', '--compile'),
     ('--target-bytes much', 'much'), ('--target-bytes 9k --max-drop .1', 'one target'), ('--target-latency -1', '-1'),
     ('--max-drop 5', 'share of accuracy'), ('--arch nope', 'nope'), ('--arch local-dir:x', 'unknown'),
-    ('--arch plain_cnn', '--weights random'), ('--arch vgg16 --weights random --size 16', '16×16'),
+    ('--arch plain_cnn', '--weights random'), ('--arch test_convnext --weights random --size 16', '16×16'),
     ('--arch resnet18 --weights random --prune .99', 'smaller prune ratio')])
 def test_options_out_of_range(tmp_path, capsys, argv, word):
     assert word in refused(capsys, 'run', *argv.split(), '--out', tmp_path/'o') and not list(tmp_path.iterdir())
