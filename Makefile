@@ -8,29 +8,48 @@ PINS   := $(if $(NEWEST),-U,-c constraints.txt)
 MADE   := nbs finetune_course README.md README_files
 
 BIN    := .venv/bin
+# As many processes as there are cores, with one thread each
+NBTEST := PYTHONWARNINGS=ignore OMP_NUM_THREADS=1 $(BIN)/nbdev-test --do-print --timing
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist loadfile
+NBVAL  := PYTHONWARNINGS=ignore $(PYTEST) -p tests.conftest \
+    --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-.PHONY: help run test lab docs export readme clean
+.PHONY: help run test fast lint sync nbdev-test nbval lab docs export readme clean
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:           ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s%s\n", $$1, $$2}' Makefile
 	@echo '  PYTHON=python3.12 names another Python; NEWEST=1 installs the newest dependencies, not the tested ones'
 
 run: $(STAMP)   ## digits in, a small model out: the whole chain (ARGS="--data mnist …")
 	@$(BIN)/finetune-course run $(ARGS)
 
-test: $(STAMP)  ## every check: export in sync, nbdev-test, nbval, pytest
-	@echo '1/4 modules, README and notebooks are in step'
+test: lint sync ## every check: lint, sync, each notebook once, pytest
+	@echo 'nbval: the chapters print what they printed'
+	@$(NBVAL) $(wildcard nbs/*.ipynb)
+	@echo 'nbdev-test: the notebooks below and above them'
+	@$(NBTEST) 'nbs/*/*.ipynb'
+	@echo 'pytest'
+	@$(PYTEST) --no-loadscope-reorder tests
+
+fast: lint sync ## what can be checked in three minutes
+	@$(PYTEST) --no-loadscope-reorder -m 'not slow' tests
+
+lint: $(STAMP)  ## ruff
+	@$(BIN)/ruff check
+
+sync: $(STAMP)  ## modules, README and notebooks are in step
 	@rm -rf build/sync && mkdir -p build/sync && cp -R $(wildcard $(MADE)) pyproject.toml _quarto.yml tools build/sync
 	@cd build/sync && export PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev-export && nbdev-clean && python tools/site.py readme > /dev/null
 	@for f in $(MADE); do [ ! -e $$f ] && [ ! -e build/sync/$$f ] || diff -r -x __pycache__ -x .ipynb_checkpoints $$f build/sync/$$f || \
 	    { echo "$$f is out of step with the notebooks: make export"; exit 1; }; done
-	@echo '2/4 nbdev-test'
-	@PYTHONWARNINGS=ignore $(BIN)/nbdev-test --n-workers 1 --do-print --timing
-	@echo '3/4 nbval: the chapters print what they printed'
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pytest -q -p tests.conftest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg nbs
-	@echo '4/4 pytest'
-	@$(BIN)/python -m pytest -q tests
+
+nbdev-test: $(STAMP) ## every notebook runs from top to bottom
+	@$(NBTEST)
+
+nbval: $(STAMP) ## every notebook prints what it printed
+	@$(NBVAL) nbs
 
 lab: $(STAMP)   ## your own copy of the chapters, in JupyterLab
 	@$(BIN)/finetune-course lab $(ARGS)

@@ -82,7 +82,8 @@ def save_model(
     return path
 
 # %% ../nbs/04_export.ipynb #a3d35149
-def _mismatch(path): return InputError(f'{path} does not describe its weights; restore both files or run again.')
+def _mismatch(path):
+    return InputError(f'{path} does not describe its weights; restore both files or run again.')
 
 def _read_spec(path):
     "The spec in a JSON file of `save_model`, and the sha256 of its weights"

@@ -2,16 +2,19 @@
 import copy
 import pytest, torch
 from torch import nn
-from finetune_course.data import TensorDL, dataloaders, mnist5k, split
+from finetune_course.base.loader import TensorDL
+from finetune_course.data import dataloaders, mnist5k, split
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of
-from finetune_course.scale import Checkpoint, Compile, fit_in_memory
+from finetune_course.base.checkpoint import Checkpoint
+from finetune_course.base.memory import Compile, fit_in_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='this machine has no CUDA GPU')
 
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32*49, 10))
+    body = nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(32*49, 10))
 
 def batches(bs=64, **kwargs): return dataloaders(*split(mnist5k(28), .2), bs, (.5,), (.5,), device='cuda', **kwargs)
 def one_group(m): return [list(m.parameters())]
@@ -23,7 +26,8 @@ def test_learns_in_half_precision(cbs):
     fit_(learn, 2)
     assert accuracy_of(learn.model, learn.dls.valid) > .8
     assert learn.model[0].weight.dtype == torch.float32 and learn.model[0].weight.is_cuda   # master weights stay whole
-    assert cbs or (True, torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16) in kinds
+    half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    assert cbs or (True, half) in kinds
     assert 'forward' not in vars(learn.model)
 
 def test_batches_from_pinned_memory_equal_resident_ones():
@@ -58,4 +62,5 @@ def test_resumed_on_the_gpu(tmp_path):
     with pytest.raises(Stop): train(tmp_path/'b', stop=70)
     ckpt, resumed = train(tmp_path/'b', resume=True)
     assert ckpt.resumed and ckpt.resumed >= 69
-    for a, b in zip(whole.parameters(), resumed.parameters()): assert torch.allclose(a, b, atol=2e-2)   # a GPU's sums come in any order
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        assert torch.allclose(a, b, atol=2e-2)   # a GPU's sums come in any order

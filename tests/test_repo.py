@@ -1,5 +1,6 @@
-"What holds for the repository as a whole: chapters, modules, wheel, tracked files."
+"What holds for the repository as a whole: notebooks, floors, modules, wheel, tracked files."
 import ast, configparser, json, re, shutil, subprocess, sys, zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 import pytest
 from nbdev.config import get_config
@@ -7,93 +8,153 @@ from nbdev.doclinks import nbglob
 from nbdev.test import nb_test_cells
 
 root = Path(__file__).parent.parent
-chapters = sorted((root/'nbs').glob('*.ipynb'))
-modules = sorted(p for p in (root/'finetune_course').glob('*.py') if p.name[0] != '_')
+package = root/'finetune_course'
+notebooks = sorted((root/'nbs').rglob('[!.]*.ipynb'))
+chapters = [p for p in notebooks if p.parent.name == 'nbs']
+modules = sorted(p for p in package.rglob('*.py') if p.name[0] != '_')
 
 def sh(*cmd, **kw): return subprocess.run(cmd, cwd=root, capture_output=True, text=True, check=True, **kw).stdout
+def tracked(*patterns):
+    found = sh('git', 'ls-files', '-co', '--exclude-standard', *patterns).splitlines()
+    return [root/f for f in found if (root/f).is_file()]
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+def code(path): return [''.join(c['source']) for c in cells(path) if c['cell_type'] == 'code']
 def outputs(path): return [o for c in cells(path) for o in c.get('outputs', [])]
-def each(paths): return pytest.mark.parametrize('path', paths, ids=lambda p: p.name)
+def each(paths): return pytest.mark.parametrize('path', paths, ids=lambda p: p.relative_to(root).as_posix())
 
-# --- Chapters
+# --- Notebooks
 
 def test_every_notebook_is_executed():
     "nbdev-test and nbval both find each notebook there is, wherever it lies."
-    there = {root/f for f in sh('git', 'ls-files', '-co', '--exclude-standard', '*.ipynb').split() if (root/f).exists()}
     collected = sh(sys.executable, '-m', 'pytest', '-q', '-p', 'tests.conftest', '--nbval', '--collect-only', 'nbs')
-    assert there == {Path(p) for p in nbglob(root/'nbs', as_path=True)}
+    there = set(tracked('*.ipynb'))
+    assert there == set(notebooks) == {Path(p) for p in nbglob(root/'nbs', as_path=True)}
     assert there == {root/m for m in re.findall(r'^(.*?\.ipynb)::', collected, re.M)}
     assert not list((root/'nbs').rglob('.notest'))
 
-@each(chapters)
-def test_chapter_runs_some_cells(path): assert nb_test_cells(path, skip_flags=get_config(root).tst_flags)
+@each(notebooks)
+def test_notebook_runs_some_cells(path): assert nb_test_cells(path, skip_flags=get_config(root).tst_flags)
 
 def test_few_cells_run_nowhere():
-    idle = [(p.name, c['id']) for p in chapters for c in cells(p)
-            if re.search(r'^#\|\s*(notest\b|eval:?\s*false)|NBVAL_SKIP|nbval-skip', ''.join(c['source']) + str(c['metadata']), re.M)]
+    nowhere = re.compile(r'^#\|\s*(notest\b|eval:?\s*false)|NBVAL_SKIP|nbval-skip', re.M)
+    idle = [(p.name, c['id']) for p in notebooks for c in cells(p)
+            if nowhere.search(''.join(c['source']) + str(c['metadata']))]
     assert len(idle) <= 5, idle
 
-@each(chapters)
-def test_chapter_is_committed_with_good_outputs(path):
+@each(notebooks)
+def test_notebook_is_committed_with_good_outputs(path):
     assert path.stat().st_size <= 300_000
     assert outputs(path), 'run it and keep its outputs'
     assert not [o for o in outputs(path) if o['output_type'] == 'error']
 
-def test_sidebar_lists_every_chapter():
-    assert set(re.findall(r'[\w/]+\.ipynb', (root/'_quarto.yml').read_text())) == {p.name for p in chapters}
+def test_sidebar_lists_every_notebook():
+    listed = set(re.findall(r'[\w/]+\.ipynb', (root/'_quarto.yml').read_text()))
+    assert listed == {p.relative_to(root/'nbs').as_posix() for p in notebooks}
+
+hidden = re.compile(r'#\|\s*(hide|default_exp|eval:\s*false|include:\s*false|echo:\s*false)')
+
+def test_lines_are_short():
+    "In a cell that is shown at most 110 characters, elsewhere 120"
+    texts = [(p, src, 120 if hidden.search(src) else 110) for p in notebooks for src in code(p)]
+    scripts = tracked('tests/*.py', 'bench/*.py', 'tools/*.py', 'setup.py')
+    texts += [(p, p.read_text(encoding='utf-8'), 120) for p in scripts]
+    long = [f'{p.name}: {line}' for p, text, most in texts for line in text.splitlines() if len(line) > most]
+    assert not long, f'{len(long)} lines:\n' + '\n'.join(long)
+
+@each(chapters)
+def test_most_of_a_chapter_is_no_plumbing(path):
+    "At most 30 % of the code lines are exported; hidden cells and those that only import do not count."
+    lines = dict(exported=0, taught=0)
+    for src in code(path):
+        own = [line for line in src.splitlines() if line.strip() and not line.startswith('#|')]
+        if hidden.search(src) or all(re.match(r'from|import|%|\s', line) for line in own): continue
+        lines['exported' if re.search(r'#\|\s*export', src) else 'taught'] += len(own)
+    assert lines['exported'] <= .3*sum(lines.values()), lines
 
 # --- Modules
 
-def chapter(path): return re.search(r'File to edit: \.\./nbs/(\d+)_', path.read_text())[1]
+def dotted(path): return '.'.join(path.relative_to(root).with_suffix('').parts)
 
 def imports(path):
-    "What a module imports, anywhere in it: its own package's modules with a leading dot."
-    for n in ast.walk(ast.parse(path.read_text())):
+    "All that a module imports, anywhere in it, by its whole name; of `from a import b` both `a` and `a.b`"
+    home = path.relative_to(root).parent.parts
+    for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(n, ast.Import): yield from (a.name for a in n.names)
-        if isinstance(n, ast.ImportFrom): yield from ([f'.{n.module}'] if n.level and n.module else [f'.{a.name}' for a in n.names] if n.level else [n.module])
+        if not isinstance(n, ast.ImportFrom): continue
+        start = home[:len(home) + 1 - n.level] if n.level else ()
+        source = '.'.join([*start, *filter(None, [n.module])])
+        yield from (source, *(f'{source}.{a.name}' for a in n.names))
 
-def test_modules_import_only_earlier_chapters():
-    order = [p.stem for p in sorted(modules, key=lambda p: (chapter(p), p.stem == 'cli'))]
-    for p in modules:
-        own = {i.replace('finetune_course.', '.').split('.')[1] for i in imports(p) if i.startswith(('.', 'finetune_course.'))}
-        assert own <= set(order[:order.index(p.stem)]), f'{p.name} imports {own}; the order is {order}'
+def place(path):
+    "Floor and notebook of a module: where it stands in the order of reading"
+    floor = ('base', 'finetune_course', 'app').index(path.parent.name)
+    return floor, re.search(r'File to edit: [./]*nbs/(\S+)\.ipynb', path.read_text(encoding='utf-8'))[1]
 
 @each(modules)
-def test_module_needs_no_dev_extra(path):
+def test_module_imports_only_what_stands_before_it(path):
+    "Floors below its own; on its own floor, modules of earlier notebooks"
+    later = {dotted(p) for p in modules if place(p) >= place(path)}
+    assert not later & set(imports(path))
+
+@each(modules)
+def test_module_is_no_longer_than_300_lines(path): assert len(path.read_text(encoding='utf-8').splitlines()) <= 300
+
+def distribution(name): return re.sub(r'[-_.]+', '-', name).lower()
+
+@each(modules)
+def test_what_a_module_imports_is_declared(path):
+    "In settings.ini, and not for developers only"
     cfg = configparser.ConfigParser(delimiters='=')
     cfg.read(root/'settings.ini')
-    dev = {re.match(r'\w+', r)[0] for r in cfg['DEFAULT']['dev_requirements'].split()}
-    assert not dev & {i.split('.')[0] for i in imports(path)}
+    keys = [k for k in cfg['DEFAULT'] if k.endswith('requirements') and not k.startswith(('dev', 'peers'))]
+    declared = {distribution(re.match(r'[\w.-]+', r)[0]) for k in keys for r in cfg['DEFAULT'][k].split()}
+    found = packages_distributions()
+    for name in {i.split('.')[0] for i in imports(path)} - set(sys.stdlib_module_names) - {'finetune_course'}:
+        assert declared & {distribution(d) for d in found.get(name, [name])}, f'{name} is not declared'
+
+def loaded(code, *argv):
+    "Top-level modules that are there after some code"
+    out = sh(sys.executable, '-c', f'{code}\nimport sys; print(*sys.modules)', *map(str, argv))
+    return set(out.splitlines()[-1].split())
+
+heavy = {'torch', 'torchvision', 'fastai', 'timm'}
 
 def test_help_comes_without_the_heavy_libraries():
-    code = 'import sys, finetune_course.cli; print(*{m.split(".")[0] for m in sys.modules} & {"torch", "fastai", "matplotlib", "timm", "onnxruntime", "sklearn"})'
-    assert sh(sys.executable, '-c', code).strip() == ''
+    assert not loaded('import finetune_course.cli') & {*heavy, 'matplotlib', 'onnxruntime', 'sklearn'}
+
+def test_reading_an_image_needs_no_torch(done, digits):
+    assert not loaded('import finetune_course.predict, finetune_course.base.errors') & heavy
+    predict = 'import sys; from finetune_course.cli import main; assert main(["predict", *sys.argv[1:]]) == 0'
+    there = loaded(predict, done, next((digits/'1').glob('*.png')))
+    assert 'onnxruntime' in there and not there & heavy
 
 # --- What is shipped
 
 def test_sdist_makes_a_wheel_with_the_chapters(tmp_path):
-    for f in sh('git', 'ls-files', '-co', '--exclude-standard').splitlines():
-        if (root/f).is_file():
-            (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root/f, tmp_path/f)
-    subprocess.run([sys.executable, '-m', 'build', '-q', '--no-isolation'], cwd=tmp_path, check=True, capture_output=True)  # sdist, then wheel from it
+    for f in tracked():
+        copy = tmp_path/f.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, copy)
+    create_model = sys.executable, '-m', 'build', '-q', '--no-isolation'      # sdist, then wheel from it
+    subprocess.run(create_model, cwd=tmp_path, check=True, capture_output=True)
     names = set(zipfile.ZipFile(*(tmp_path/'dist').glob('*.whl')).namelist())
     assert {f'finetune_course/nbs/{p.name}' for p in chapters} <= names
-    assert {f'finetune_course/{p.name}' for p in modules} <= names
+    assert {p.relative_to(root).as_posix() for p in modules} <= names
     assert not any(n.startswith(('tests', 'nbs', 'bench', 'tools')) for n in names)
 
 def test_no_machine_in_the_files():
     "No path of somebody's machine and no registry host, in any text that is committed."
-    places = re.compile('|'.join([r'(?<![\w.])/' + d + '/' for d in ('work', 'tmp', 'root', 'home', 'Users')] + ['py' + r'pi\.org', 'python' + r'hosted\.org', 'npm' + r'js\.org']))
-    for f in sh('git', 'ls-files', '-co', '--exclude-standard').splitlines():
-        p = root/f
-        if p == Path(__file__) or not p.is_file(): continue
-        if p.suffix == '.ipynb':
-            text = [''.join(c['source']) for c in cells(p)]
-            text += [''.join(v) for o in outputs(p) for k, v in [*o.items(), *o.get('data', {}).items()] if k == 'text' or k.startswith('text/')]
+    folders, hosts = ('work', 'tmp', 'root', 'home', 'Users'), ('py' + 'pi', 'python' + 'hosted', 'npm' + 'js')
+    places = re.compile('|'.join([*(rf'(?<![\w.])/{d}/' for d in folders), *(rf'{h}\.org' for h in hosts)]))
+    for f in tracked():
+        if f == Path(__file__): continue
+        if f.suffix == '.ipynb':
+            shown = [(k, v) for o in outputs(f) for k, v in [*o.items(), *o.get('data', {}).items()]]
+            text = [''.join(c['source']) for c in cells(f)]
+            text += [''.join(v) for k, v in shown if k == 'text' or k.startswith('text/')]
             text = [re.sub(r'base64,[\w+/=]+', '', t) for t in text]
         else:
-            try: text = [p.read_text(encoding='utf-8')]
+            try: text = [f.read_text(encoding='utf-8')]
             except UnicodeDecodeError: continue
         found = [m[0] for t in text for m in places.finditer(t)]
         assert not found, f'{f}: {found}'

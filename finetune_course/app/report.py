@@ -104,7 +104,7 @@ def inline_png(fig) -> str:
 def plot_run(report: Report, hist, test, pred):
     "Curves, what is taken for what, and who pays: of 20 classes at most, more would not be legible"
     import matplotlib.pyplot as plt, pandas as pd
-    from finetune_course.evaluate import confusion_matrix, plot_confusion, short_label
+    from finetune_course.base.pictures import confusion_matrix, plot_confusion, short_label
     fig, (curves, matrix, bars) = plt.subplots(1, 3, figsize=(13, 3.6), width_ratios=[1, 1, 1.2], layout='constrained')
     for stage, h in hist.groupby(level='stage', sort=False):
         curves.plot(h.index.get_level_values('epoch'), h.valid_loss, 'o-', label=stage)
@@ -157,7 +157,7 @@ def html_page(
 ) -> str:
     "The report for people"
     import jinja2
-    from finetune_course.evaluate import plot_worst
+    from finetune_course.base.pictures import plot_worst
     options = {k.replace('_', ' '): v for k, v in report.options.items() if k not in may_be_left_out and v not in (None, False)}
     def listed(d): return ', '.join(f'{k} {v}' for k, v in d.items())
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(page)
