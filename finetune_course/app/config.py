@@ -87,7 +87,7 @@ class Config:
     patience: int | None = option(None, 'recovery after pruning lasts N times --epochs '
         f'(default {default_patience}; {patience_with_target} with a target)', 'N', int)
     prune: float = option(.86,
-        'share of channels cut, 0 ≤ R < 1 (default %(default)s); a target starts there and finds its own', 'R')
+        'share of channels cut, 0 ≤ R < 1 (default %(default)s); a target finds its own, from there on', 'R')
     target_bytes: int | None = option(None, 'largest file to ship: 130000, 130k or 0.13M', 'B', parse_bytes)
     target_latency: float | None = option(None,
         'longest time for one image on one thread of this machine', 'MS', float)
