@@ -22,5 +22,6 @@ learn = learner(dls, net, splitter=lambda m: [list(m.parameters())], opt_func=SG
 alone = [] if 'RANK' in os.environ else [GradientAccumulation(32)]
 dls.train.rng.seed(0)
 with learn.no_bar(), learn.no_logging():
-    learn.fit(2, .05, cbs=[Frozen(), *distributed_callbacks(cpu), *alone])   # one rate: a schedule would count the small steps
+    # One rate: a schedule would count the small steps
+    learn.fit(2, .05, cbs=[Frozen(), *distributed_callbacks(cpu), *alone])
 if int(os.environ.get('RANK', 0)) == 0: torch.save(net.state_dict(), sys.argv[1])

@@ -2,7 +2,7 @@
 import json, shutil
 import pytest
 from conftest import refused, report_of, tiny
-from finetune_course import pipeline
+from finetune_course.app import run as run_module
 from finetune_course.app.cli import main
 from finetune_course.base.images import read_image
 from finetune_course.predict import Predictor
@@ -43,7 +43,7 @@ def test_predict_names_what_is_wrong(done, pictures, capsys, tmp_path):
 
 def test_interrupted_runs_say_so(digits, capsys, tmp_path, monkeypatch):
     def stop(*a, **k): raise KeyboardInterrupt
-    monkeypatch.setattr(pipeline, 'build_files', stop)
+    monkeypatch.setattr(run_module, 'train_stages', stop)
     assert main(['run', '--data', str(digits), *tiny, '--out', str(tmp_path/'r')]) == 130
     assert 'deleted safely' in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ['r.partial']
 

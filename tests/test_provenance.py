@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
 from conftest import folder, folder_of_digits, random_images, refused, report_of, tiny, write_idx
-from finetune_course import pipeline
 from finetune_course.app.cli import main
+from finetune_course.app import search
+from finetune_course.app.provenance import folder_fingerprint, image_fingerprints, training_overlap
 from finetune_course.base.errors import InputError
 from finetune_course.data import load
 
@@ -18,33 +19,34 @@ def with_blank(ds, n=1): return replace(ds, x=torch.cat([ds.x[n:], torch.zeros_l
     pytest.param(100, 60, 54_000, 60_000, id='most, but all the same'),
     pytest.param(600, 1, 1_200_000, 2048, id='of a stream')])
 def test_an_empty_picture_on_both_sides_is_only_told(n, blanks, train, of):
-    learned = pipeline.image_fingerprints(with_blank(random_images(1000)))
+    learned = image_fingerprints(with_blank(random_images(1000)))
     own = dict(train=train, valid=of - min(of, train), learned=learned, learned_of=of)
-    told = pipeline.training_overlap(own, with_blank(random_images(n, 1), blanks), 'x')
-    assert [s[:20] for s in told] == [f'{blanks} of the {n} images in'[:20]]
+    told = training_overlap(own, with_blank(random_images(n, 1), blanks), 'x')
+    assert [str(f)[:20] for f in told] == [f'{blanks} of the {n} images in'[:20]]
     with pytest.raises(InputError, match='most images in x'):
-        pipeline.training_overlap(own, random_images(1000).take(range(0, 1000, 2)), 'x')
+        training_overlap(own, random_images(1000).take(range(0, 1000, 2)), 'x')
 
 def test_colours_count_among_what_images_are_known_by():
     blue, grey = random_images(4, c=3), random_images(4)
     blue.x[:, 0] = 0
     as_colour = replace(grey, x=grey.x.expand(-1, 3, -1, -1))
-    assert len({*pipeline.image_fingerprints(blue)}) == 4 and pipeline.image_fingerprints(grey) == pipeline.image_fingerprints(as_colour)
+    assert len({*image_fingerprints(blue)}) == 4
+    assert image_fingerprints(grey) == image_fingerprints(as_colour)
 
 def test_a_class_called_test_is_no_test_part(tmp_path):
     folder(tmp_path, '01')
     folder(tmp_path, ['test'])
-    assert pipeline.folder_fingerprint(tmp_path)
+    assert folder_fingerprint(tmp_path)
     (tmp_path/'test'/'2').mkdir()
-    assert pipeline.folder_fingerprint(tmp_path) is None
+    assert folder_fingerprint(tmp_path) is None
 
 def test_images_that_come_while_they_are_read(tmp_path, capsys, monkeypatch):
     folder(tmp_path/'in', n=10)
-    def load(*args, real=pipeline.load):
+    def load_splits(*args, real=search.load_splits):
         got = real(*args)
         shutil.copy(tmp_path/'in'/'a'/'0.png', tmp_path/'in'/'a'/'late.png')
         return got
-    monkeypatch.setattr(pipeline, 'load', load)
+    monkeypatch.setattr(search, 'load_splits', load_splits)
     said = refused(capsys, 'run', '--data', tmp_path/'in', '--out', tmp_path/'o')
     assert 'changed while they were read' in said
 

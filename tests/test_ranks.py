@@ -20,8 +20,8 @@ def test_two_ranks_are_one_process_that_accumulates(tmp_path, monkeypatch):
 def test_a_rank_ends_in_peace_while_its_threads_are_busy(tmp_path):
     (tmp_path/'w.py').write_text('''
 import time, torch
-from finetune_course.scale import start_ranks
-start_ranks(torch.device('cpu'))
+from finetune_course.distribute import init_distributed
+init_distributed(torch.device('cpu'))
 torch.distributed.all_reduce(torch.ones(9), async_op=True).get_future().then(lambda f: time.sleep(.5))
 ''')
     two_ranks(tmp_path/'w.py')

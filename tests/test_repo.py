@@ -120,11 +120,11 @@ def loaded(code, *argv):
 heavy = {'torch', 'torchvision', 'fastai', 'timm'}
 
 def test_help_comes_without_the_heavy_libraries():
-    assert not loaded('import finetune_course.cli') & {*heavy, 'matplotlib', 'onnxruntime', 'sklearn'}
+    assert not loaded('import finetune_course.app.cli') & {*heavy, 'matplotlib', 'onnxruntime', 'sklearn'}
 
 def test_reading_an_image_needs_no_torch(done, digits):
     assert not loaded('import finetune_course.predict, finetune_course.base.errors') & heavy
-    predict = 'import sys; from finetune_course.cli import main; assert main(["predict", *sys.argv[1:]]) == 0'
+    predict = 'import sys; from finetune_course.app.cli import main; assert main(["predict", *sys.argv[1:]]) == 0'
     there = loaded(predict, done, next((digits/'1').glob('*.png')))
     assert 'onnxruntime' in there and not there & heavy
 

@@ -38,8 +38,8 @@ def test_a_second_run_into_the_same_folder(tmp_path, capsys):
         (d/'report.json').touch()
         for how in [], ['--force'], ['--resume']:
             said = refused(capsys, 'run', '--data', 'nowhere', '--out', tmp_path/'r', *how)
-            assert 'another run is writing there' in said
-        with pytest.raises(InputError, match='another run is writing there'): late.__enter__()
+            assert 'Another run holds the lock' in said
+        with pytest.raises(InputError, match='Another run holds the lock'): late.__enter__()
         assert (d/'report.json').exists()
     assert names(tmp_path) == ['r', 'report.json']
 

@@ -5,8 +5,8 @@ from PIL import Image
 from conftest import refused, report_of, tiny
 from finetune_course.app.cli import main
 from finetune_course.base.errors import InputError
-from finetune_course.data import load
-from finetune_course.pipeline import overlap_warnings
+from finetune_course.data import Splits, load
+from finetune_course.app.provenance import overlap_findings
 from finetune_course.base.shards import _part_of_file, is_shards, open_shards, write_shards
 from finetune_course.base.streaming import StreamDL
 from finetune_course.stream import load_shards, sample_shards, stream_dataloaders
@@ -56,7 +56,7 @@ def test_a_folder_a_pattern_and_a_file(shards):
     for data in shards, f'{shards}/*.parquet', f'{shards}/train-*.parquet':
         assert open_shards(data)['train'].rows == 400
     assert open_shards(next(shards.glob('train-00000*')))['train'].rows == 150
-    assert is_shards('ylecun/mnist') and not is_shards('mnist5k') and not is_shards(shards.parent.parent/'nowhere')
+    assert is_shards('hf://ylecun/mnist') and not is_shards('mnist5k') and not is_shards(shards.parent.parent/'nowhere')
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason='there ** may stand beside letters')
 def test_a_pattern_that_is_none(tmp_path, capsys, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_test_part_without_labels_leaves_the_validation_part_to_judge(tmp_path
     for k, d in streams.items():
         d.info.splits = datasets.SplitDict({k: datasets.SplitInfo(k, num_examples=len(labels[k]))})
     monkeypatch.setattr(datasets, 'load_dataset', lambda name, streaming: streams)
-    test = open_shards('someone/something')['test']
+    test = open_shards('hf://someone/something')['test']
     assert test.rows == 10 and [y for _, y in test.read()] == [0, 1, 0, 1]
 
 # --- Read
@@ -174,7 +174,8 @@ def test_mixed_sizes_and_colours(tmp_path):
 def test_what_a_stream_repeats_is_counted_in_a_sample(shards):
     train, valid, _ = load_shards(shards, 28)
     less = train.take(range(50))
-    assert ['may be more' in overlap_warnings(t, valid, t.take([1]))[0] for t in (train, less)] == [False, True]
+    said = [str(overlap_findings(Splits(t, valid, t.take([1])))[0]) for t in (train, less)]
+    assert ['may be more' in s for s in said] == [False, True]
 
 # --- Shared out
 
