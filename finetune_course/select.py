@@ -45,8 +45,8 @@ def selection_findings(
     row, others = next(r for r in rows if r.stage == stage), [r for r in rows if r.stage != stage]
     if row.lost is not None and row.difference_low > -margin: return []
     if row.lost is not None:
-        said = (f'{row.n} validation images show only that {stage} loses less than {-row.difference_low:.3f} of '
-                f'accuracy, not less than {margin} ({row.lost} lost, {row.gained} gained); '
+        said = (f'{row.n} validation images show only that {stage} loses less than {-row.difference_low:.3f} '
+                f'of accuracy, not less than {margin} ({row.lost} lost, {row.gained} gained); '
                 'give more images, or weigh the held-out ones.')
         return [Finding('few-validation-images', said)]
     if not others or any(non_inferior(r, margin, strict) for r in others): return []   # chosen for its speed

@@ -24,8 +24,6 @@ from .train import from_rank0
 from .provenance import overlap_findings
 
 # %% ../../nbs/app/05b_judge.ipynb #655e9df8
-def _shortfall(row: Row) -> str: return f'{row.lost} of {row.n} validation images lost, {row.gained} gained'
-
 def _fits(cfg: Config, row: Row) -> bool:
     small = row.bytes <= (cfg.target_bytes or math.inf)
     return small and row.latency_ms_b1 <= (cfg.target_latency or math.inf)
@@ -41,11 +39,13 @@ def select_within_targets(
         said = f'no file met the target of {cfg.targets[0]}; the recommended one was chosen without it.'
         return stage, [Finding('target-missed', said), *selection_findings(rows, stage, **rule)]
     if not any(non_inferior(r, **rule) for r in fitting):
-        smallest = min(fitting, key=lambda r: r.bytes)
-        said = f'{smallest.stage} meets {cfg.targets[0]} but cannot be shown to keep the accuracy: {_shortfall(smallest)}.'
-        return smallest.stage, [Finding('accuracy-unproven', said)]
+        r = min(fitting, key=lambda r: r.bytes)
+        said = (f'{r.stage} meets {cfg.targets[0]} but cannot be shown to keep the accuracy: '
+                f'{r.lost} of {r.n} validation images lost, {r.gained} gained.')
+        return r.stage, [Finding('accuracy-unproven', said)]
     stage = select(fitting, **rule)
-    if cfg.targets and fitting == rows[:1]: return stage, [Finding('only-one-fits', f'only {stage} meets {cfg.targets[0]}.')]
+    if cfg.targets and fitting == rows[:1]:
+        return stage, [Finding('only-one-fits', f'only {stage} meets {cfg.targets[0]}.')]
     return stage, selection_findings(fitting, stage, **rule)
 
 # %% ../../nbs/app/05b_judge.ipynb #be4e61af
@@ -55,15 +55,17 @@ def with_times_of(rows: list[Row], others: list[Row]) -> list[Row]:
     return [replace(r, **{k: getattr(o, k) for k in times}) for r, o in zip(rows, others, strict=True)]
 
 def compare_files(a: Path, b: Path, *tests: Images) -> dict:
-    "Images that file `b` reads wrong and `a` right (`lost`), the other way round (`gained`), and McNemar's `p`"
+    "Images that `b` reads wrong and `a` right (`lost`), the other way round (`gained`), and McNemar's `p`"
     lost, gained = per_class(a, b, *tests)[['lost', 'gained']].sum().tolist()
     return dict(lost=lost, gained=gained, p=mcnemar(lost, gained))
 
 def worse_than_first(row: Row) -> list[Finding]:
     "Whether a file reads significantly worse than the fine-tuned net"
     if row.lost is None or row.lost <= row.gained or row.p >= .05: return []
-    return [Finding('worse-on-test', f'on the held-out images {row.stage} is worse than the fine-tuned net: '
-                    f'{row.lost} lost, {row.gained} gained (p {format_p(row.p)}).')]
+    return [Finding('worse-than-fine-tuned',
+        f'on the held-out images {row.stage} is worse than the fine-tuned net: '
+        f'{row.lost} lost, {row.gained} gained (p {format_p(row.p)}).')]
+
 def classes_that_lost(table: pd.DataFrame) -> list[Finding]:
     "Each class of `per_class` that lost significantly"
     def said(c, r):

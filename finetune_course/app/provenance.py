@@ -28,7 +28,7 @@ from .search import check_same_images, n_training_images
 
 # %% ../../nbs/app/05_provenance.ipynb #723026b4
 def folder_fingerprint(data: str | Path) -> str | None:
-    "A checksum of the files in a folder of classes; None if `data` is something else, and has a test part that stays."
+    "A checksum of the files in a folder of classes; None for other data, which have a test part that stays"
     path = Path(data)
     if is_shards(data) or not path.is_dir() or is_idx_folder(path) or has_parts(path, 'test'): return None
     def line(f, c): return f'{c}/{f.name} {f.stat().st_size if f.exists() else None}'
@@ -36,7 +36,7 @@ def folder_fingerprint(data: str | Path) -> str | None:
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 def image_fingerprints(*sets: Images, most: int = 10**9) -> list[str]:
-    "Checksums of the pixels of the images, or of some `most` of them, evenly spread, by which they are known again"
+    "Checksums of the images' pixels, by which they are known again; of about `most` of them, evenly spread"
     step = max(1, sum(map(len, sets))//most)
     def pixels(x): return x[0] if (x == x[:1]).all() else x   # grey is known again in three equal channels
     def checksum(x): return hashlib.sha256(pixels(x).tobytes()).hexdigest()[:10]
@@ -55,25 +55,29 @@ def data_record(cfg: Config, splits: Splits) -> dict:
         skipped=train.skipped + [s for s in test.skipped if s not in train.skipped])
 
 # %% ../../nbs/app/05_provenance.ipynb #f9721a2b
-def _n_known(prints, others): return sum(p in known for known in [set(others)] for p in prints)
+def _n_known(prints, known): return sum(p in known for p in prints)
 
 def _are(n): return 'are' if n > 1 else 'is'
+
+def _as_far_as_seen(train):
+    "Of a stream only a sample is compared, and the number of its images is an estimate."
+    n = n_training_images(train)
+    if len(train) >= .9*n: return ''
+    return f'; only {len(train):,} of the {n:,} training images were compared, so it may be more'
 
 def overlap_findings(splits: Splits) -> list[Finding]:
     "Held-out images that were learned or chosen by, and validation images that were learned"
     train, valid, test = splits
     learned, chosen, held = map(image_fingerprints, splits)
-    partly = ''
-    if len(train) < .9*n_training_images(train):   # a stream's sample; the number of its images is an estimate
-        partly = (f'; only {len(train):,} of the {n_training_images(train):,} training images were compared, '
-                  'so it may be more')
-    findings = []
-    if n := _n_known(held, learned + chosen):
-        findings.append(Finding('test-overlap', f'{n} of the {len(test):,} held-out images {_are(n)} also among the '
-                                f'training or validation images, which flatters every row{partly}.'))
-    if n := _n_known(chosen, learned):
-        findings.append(Finding('validation-overlap', f'{n} of the {len(valid):,} validation images {_are(n)} also among '
-                                f'the training images, so the choice rests on images that the nets have learned{partly}.'))
+    findings, partly = [], _as_far_as_seen(train)
+    if n := _n_known(held, {*learned, *chosen}):
+        findings.append(Finding('test-overlaps-training',
+            f'{n} of the {len(test):,} held-out images {_are(n)} also among the training or '
+            f'validation images, which flatters every row{partly}.'))
+    if n := _n_known(chosen, {*learned}):
+        findings.append(Finding('validation-overlaps-training',
+            f'{n} of the {len(valid):,} validation images {_are(n)} also among the training images, '
+            f'so the choice rests on images that the nets have learned{partly}.'))
     return findings
 
 # %% ../../nbs/app/05_provenance.ipynb #10e29f58
@@ -82,7 +86,8 @@ may_differ = 'out', 'force', 'resume', 'checkpoint_every', 'track'   # when a ru
 def resume_key(cfg: Config, train: Images) -> dict:
     "What must be the same when a run goes on"
     options = {k: v for k, v in asdict(cfg).items() if k not in may_differ}
-    return options | dict(images=train.digest, device=pick_device(cfg.device).type, processes=max(1, num_distrib()))
+    device = pick_device(cfg.device).type
+    return options | dict(images=train.digest, device=device, processes=max(1, num_distrib()))
 
 def check_same_run(cfg: Config, train: Images, ckpt: Checkpoint):
     "Raise `InputError` if an unfinished run was started in another way"
@@ -91,10 +96,11 @@ def check_same_run(cfg: Config, train: Images, ckpt: Checkpoint):
     was, run_dir = json.loads(path.read_text(encoding='utf-8')), path.parent.parent
     other = next((k for k in now if now[k] != was.get(k)), None)
     if other == 'images':
-        raise InputError(f'the images in {cfg.data} changed since the run in {run_dir} was started; restore them, '
-                         'or give --force instead of --resume to start anew.')
+        raise InputError(f'the images in {cfg.data} changed since the run in {run_dir} was started; '
+                         'restore them, or give --force instead of --resume to start anew.')
     if other:
-        raise InputError(f'the unfinished run in {run_dir} had {other.replace("_", "-")} {was.get(other)}, not {now[other]}; '
+        name = other.replace('_', '-')
+        raise InputError(f'the unfinished run in {run_dir} had {name} {was.get(other)}, not {now[other]}; '
                          'give the same options, or --force instead of --resume to start anew.')
 
 def check_outside_data(cfg: Config, out: Path):
@@ -102,27 +108,28 @@ def check_outside_data(cfg: Config, out: Path):
     data = Path(cfg.data).resolve()
     if not is_local(cfg.data) or is_shards(cfg.data) or not data.is_dir() or is_idx_folder(data): return
     if any(out.is_relative_to(d) for d in ([data/'train', data/'test'] if has_parts(data) else [data])):
-        raise InputError(f'{out} lies in {cfg.data}, where it would count as a class; give --out a folder elsewhere.')
+        raise InputError(f'{out} lies in {cfg.data}, where it would count as a class; '
+                         'give --out a folder elsewhere.')
 
 # %% ../../nbs/app/05_provenance.ipynb #c9641f79
 def training_overlap(own: dict, test: Images, data: str) -> list[Finding]:
-    "Images of `test` that a run learned from; raises `InputError` if they are most. `own`: its report's `data`."
+    "Images that a run, by its report's `data`, learned from; raises `InputError` if most of `test` are such."
     prints, learned = image_fingerprints(test), own.get('learned', ())
     known = {*learned} & {*prints}   # the report knows only so many of those it learned from
-    learned_of = own.get('learned_of', own['train'] + own['valid'])
-    if len(known) >= 5 and len(known)*learned_of > .5*len({*prints})*len(learned):
+    if len(known) >= 5 and len(known)*own.get('learned_of', 0) > .5*len({*prints})*len(learned):
         raise InputError(f'most images in {data} are among those that this run learned from; '
                          'give other images with --data.')
     n = _n_known(prints, known)
     if not n: return []
-    return [Finding('learned', f'{n} of the {len(test):,} images in {data}, or more, {_are(n)} among those '
-                    'that this run learned from, which flatters it.')]
+    return [Finding('learned-images', f'{n} of the {len(test):,} images in {data}, or more, {_are(n)} '
+                    'among those that this run learned from, which flatters it.')]
 
 # %% ../../nbs/app/05_provenance.ipynb #830d9d28
 def _same_classes(test: Images, vocab: list[str], data: str) -> Images:
     "With the run's numbers for the classes; raises `InputError` for a class that the run does not know"
     if extra := set(test.vocab) - set(vocab):
-        raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; train with it first.')
+        raise InputError(f'{data} has a class {min(extra)!r} that the run does not know; '
+                         'train with it first.')
     return replace(test, y=torch.tensor([vocab.index(c) for c in test.vocab])[test.y], vocab=vocab)
 
 def _is_own(own: dict, data: str) -> bool:
@@ -130,8 +137,8 @@ def _is_own(own: dict, data: str) -> bool:
     if not is_local(data): return data == own['source']
     found, same_place = folder_fingerprint(data), str(Path(data).resolve()) == own['source']
     if found and own.get('files') and found != own['files'] and same_place:
-        raise InputError(f'the images in {data} changed since the run, so what it held out cannot be told from what it '
-                         'learned; restore them, or give --data with other images.')
+        raise InputError(f'the images in {data} changed since the run, so what it held out cannot be told '
+                         'from what it learned; restore them, or give --data with other images.')
     return same_place or bool(found and found == own.get('files'))
 
 def held_out_images(

@@ -25,9 +25,8 @@ from .config import Config
 from .run_dir import RunDir
 from .search import Job, read_splits, starting_candidate
 from .train import Trainer, train_stages
-from finetune_course.app.provenance import (
-    check_outside_data, check_same_run, data_record, held_out_images, resume_key, training_overlap,
-)
+from .provenance import check_outside_data, check_same_run, data_record, resume_key
+from .provenance import held_out_images, training_overlap
 from .judge import judge
 from .report import Report, html_page
 
@@ -42,8 +41,8 @@ def write_report(job: Job, trainer: Trainer, hist: pd.DataFrame, started: float)
     report = Report(
         **judge(job), seed=job.cfg.seed, options=asdict(job.cfg), data=data_record(job.cfg, splits),
         seconds=round(time.perf_counter() - started, 1), training_seconds=round(trainer.seconds, 1),
-        seconds_count='since the run was resumed' if resumed else 'the whole run', resumed_from_step=ckpt.resumed,
-        processes=max(1, num_distrib()))
+        seconds_count='since the run was resumed' if resumed else 'the whole run',
+        resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()))
     predictor = Predictor(job.out/report.file_of(), threads=0)
     test = next(t for t in job.part('test') if t.px == predictor.px)
     page = html_page(report, hist, test, softmax(predictor.logits(test.x), 1))
@@ -62,7 +61,8 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     splits = read_splits(cfg)
     train, valid, test = splits[cfg.size]
     cfg.check_drop(len(valid))
-    if n := len({*train.skipped, *test.skipped}): log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
+    n = len({*train.skipped, *test.skipped})
+    if n: log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
@@ -84,8 +84,10 @@ def evaluate_run(
     "The ruler on other data: its test part, every stage's file"
     own = Report.read(run_dir)
     data = data or own.data['source']
-    tests = held_out_images(own.data, data, list(dict.fromkeys(r.image_size for r in own.rows)), strict)
-    warnings, test = training_overlap(own.data, tests[0], data), tests[0]
+    sizes = list(dict.fromkeys(r.image_size for r in own.rows))
+    tests = held_out_images(own.data, data, sizes, strict)
+    test, warnings = tests[0], training_overlap(own.data, tests[0], data)
     rows = measure({r.stage: Path(run_dir)/own.file_of(r.stage) for r in own.rows}, *tests)
-    about = dict(source=data, classes=test.vocab, test=len(test), test_digest=test.digest, skipped=test.skipped)
+    about = dict(source=data, classes=test.vocab, test=len(test), test_digest=test.digest,
+                 skipped=test.skipped)
     return Report(rows, own.shipped, own.seed, about, warnings)

@@ -57,8 +57,8 @@ class Job:
 def check_same_images(data: str, *readings: list[Images]):
     "Raise `InputError` if the same images, read once for each size, are not the same"
     if all([s.names for s in a] == [s.names for s in b] for a, b in pairwise(readings)): return
-    raise InputError(f'the images in {data} changed while they were read, or some could not be read each time; '
-                     'run again when nothing writes there.')
+    raise InputError(f'the images in {data} changed while they were read, or some could not be read '
+                     'each time; run again when nothing writes there.')
 
 def read_splits(cfg: Config) -> dict[int, Splits]:   # size in pixels → images
     "The images as the whole net reads them, and as the pruned one will"
@@ -75,9 +75,9 @@ def n_training_images(train: Images) -> int:
 # %% ../../nbs/app/03_search.ipynb #f87f90c0
 def accepts_images(candidate: Candidate) -> bool:
     "Whether a net can read images as its spec describes them"
-    net, spec = candidate
+    spec, net = candidate.spec, copy.deepcopy(candidate.net).cpu().eval()
     try:
-        with torch.no_grad(): copy.deepcopy(net).cpu().eval()(torch.zeros(2, len(spec.mean), spec.px, spec.px))
+        with torch.no_grad(): net(torch.zeros(2, len(spec.mean), spec.px, spec.px))
     except Exception: return False   # each net fails in its own way
     return True
 
@@ -86,7 +86,7 @@ def with_small_input(candidate: Candidate, px: int, grey: bool) -> Candidate:
     small = Candidate(copy.deepcopy(candidate.net), replace(candidate.spec, px=px))
     if not grey: return small
     one = with_grey_input(small)
-    return one if accepts_images(one) else small   # if two convolutions read the image (RepVGG), it keeps three
+    return one if accepts_images(one) else small   # two convolutions that read the image (RepVGG) keep three
 
 # %% ../../nbs/app/03_search.ipynb #1a04b781
 @contextmanager
@@ -100,9 +100,12 @@ def starting_candidate(cfg: Config, vocab: list[str], grey: bool = False) -> Can
     "The pretrained net under a new head; raises `InputError` if the run could not work with it."
     set_seed(cfg.seed)
     arch, remedy = cfg.arch, '({}); choose another --arch'
-    whole = Candidate(create_pretrained(arch, cfg.weights), Spec(arch, vocab, cfg.size, *pixel_stats(arch), cfg.head))
-    with explained(f'{arch} cannot be given a new head {remedy}.'): replace_head_(whole.net, len(vocab), cfg.head).eval()
-    with explained(f'{arch} cannot be given another input {remedy}.'): small = with_small_input(whole, cfg.small_px, grey)
+    spec = Spec(arch, vocab, cfg.size, *pixel_stats(arch), cfg.head)
+    whole = Candidate(create_pretrained(arch, cfg.weights), spec)
+    with explained(f'{arch} cannot be given a new head {remedy}.'):
+        replace_head_(whole.net, len(vocab), cfg.head).eval()
+    with explained(f'{arch} cannot be given another input {remedy}.'):
+        small = with_small_input(whole, cfg.small_px, grey)
     for candidate, option in (whole, '--size'), (small, '--small-size'):
         if accepts_images(candidate): continue
         px = candidate.spec.px
@@ -118,7 +121,7 @@ def export_small(candidate: Candidate, train: Images, files: list[Path], n: int 
     quantize_onnx(fp32, int8, candidate.spec, train.take(range(0, len(train), max(1, len(train)//n))))
 
 def randomize_bn_biases_(model: nn.Module) -> nn.Module:
-    "Equal tensors share a place in a file, which trained ones never do: give every BatchNorm random biases, in place."
+    "Random BatchNorm biases, in place: equal tensors share a place in a file, trained ones never do."
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.bias)
     return model
@@ -129,7 +132,7 @@ def within_budget(job: Job, candidate: Candidate, stages: tuple[Stage, Stage] = 
     files = [job.file(s) for s in stages]
     export_small(trial, job.train, files, n=64)
     if job.cfg.target_bytes: return files[1].stat().st_size <= job.cfg.target_bytes
-    times = [latency(job.file(whole_stage), f)[1] for f in files]   # by turns with the whole net, as in the ledger
+    times = [latency(job.file(whole_stage), f)[1] for f in files]   # by turns, as in the ledger
     return min(times) <= .9*job.cfg.target_latency
 
 # %% ../../nbs/app/03_search.ipynb #68f67882
@@ -169,7 +172,7 @@ def prune_once(job: Job, candidate: Candidate, ratio: float, dls, **kwargs) -> t
     return prune_recover(candidate, dls, ratio, job.cfg.recovery_epochs, seed=job.cfg.seed, **kwargs)
 
 def sure_difference(job: Job, candidate: Candidate) -> float:
-    "How much better the int8 file is than the whole net on validation images, at least (95 %); below 0 it may be worse"
+    "The lower 95 % bound of the int8 file's gain over the whole net; below 0 it may be worse"
     export_small(candidate, job.train, [job.file(s) for s in cut_stages])
     files = {s.name: job.file(s) for s in (whole_stage, cut_stages[1])}
     row = measure(files, *job.part('valid'), speed=False)[1]
@@ -177,7 +180,7 @@ def sure_difference(job: Job, candidate: Candidate) -> float:
     return broadcast_from_rank0(row.difference_low)
 
 def prune_to_goal(job: Job, whole: Candidate, ratio: float, dls, **kwargs) -> tuple[Candidate, pd.DataFrame]:
-    "Cut and recover; with `max_drop` again and again, as long as the loss on validation images is surely smaller."
+    "Cut and recover; with `max_drop` again and again, while the loss on validation images is surely smaller."
     if job.cfg.max_drop is None: return prune_once(job, whole, ratio, dls, **kwargs)
     best, kept = None, []   # the last net that kept within `max_drop`, and its history
     while True:
@@ -204,4 +207,5 @@ def find_baseline_width(job: Job, spec: Spec) -> int:
     if not (job.cfg.target_bytes or job.cfg.target_latency): return 24
     widths = range(4, 49)
     def too_much(w): return not within_budget(job, baseline_candidate(job.cfg, spec, w), baseline_stages)
-    return widths[max(0, bisect_left(widths, True, key=too_much) - 1)]   # if not even 4 meet it, the ledger shows that
+    n_fitting = bisect_left(widths, True, key=too_much)
+    return widths[max(0, n_fitting - 1)]   # if not even 4 meet it, the ledger shows that

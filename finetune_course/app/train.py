@@ -10,6 +10,7 @@ __all__ = ['log', 'from_rank0', 'Trainer', 'fine_tune', 'train_baseline', 'train
 # %% ../../nbs/app/04_train.ipynb #daf4e6e7
 import copy, json, logging, time
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from fastcore.basics import patch
@@ -29,10 +30,9 @@ from ..stream import StreamedImages, stream_dataloaders
 from ..distribute import broadcast_from_rank0, distributed_callbacks
 from .config import baseline_stages
 from .tracking import tracking_callbacks
-from finetune_course.app.search import (
-    Job, baseline_candidate, cut_stages, export_small, find_baseline_width, find_prune_ratio,
-    n_training_images, prune_to_goal, whole_stage, with_small_input,
-)
+from .search import Job, baseline_candidate, cut_stages, export_small, find_baseline_width
+from .search import find_prune_ratio, n_training_images, prune_to_goal, whole_stage
+from .search import with_small_input
 
 # %% ../../nbs/app/04_train.ipynb #c7c7449d
 log = logging.getLogger(__name__)
@@ -42,40 +42,35 @@ def from_rank0(f):
     return broadcast_from_rank0(None if rank_distrib() else f())
 
 class Trainer:
-    "`trainer(spec, train)` calls `train(dls, …)` with batches of `spec`'s images and what a `Learner` needs in this run."
+    "`trainer(spec, train)` calls `train(dls, cbs=…, show=…)` with batches of `spec`'s images; and a clock."
     def __init__(self, job: Job, ckpt: Checkpoint, show: bool = False):   # show: fastai's progress bars
         self.job, self.ckpt, self.show, self.seconds = job, ckpt, show, 0.
         self.device, self.ranks = pick_device(job.cfg.device), max(1, num_distrib())
         n = n_training_images(job.train)
         self.bs = min(job.cfg.batch_size, n//self.ranks)
-        if self.bs < 2: raise InputError(f'{n} training images are too few for {self.ranks} processes; start fewer.')
-        self.batches = self.loaders()
+        if self.bs < 2:
+            raise InputError(f'{n} training images are too few for {self.ranks} processes; start fewer.')
+        self.batches = self.batch_maker()
 
     def decide(self, name: str, f):
         "`f()` of rank 0, or what it gave before the run was stopped"
         return from_rank0(lambda: compute_once(self.ckpt.folder/f'{name}.json', f))
 
-    def loaders(self):
-        "What makes the batches; the order of a stream depends on the number of workers, so that is decided once"
+    def batch_maker(self):
+        "The order of a stream depends on the number of workers, so that is decided once."
         if not isinstance(self.job.train, StreamedImages): return dataloaders
-        return partial(stream_dataloaders, num_workers=self.decide('workers', lambda: decode_workers(self.device)))
+        workers = self.decide('workers', lambda: decode_workers(self.device))
+        return partial(stream_dataloaders, num_workers=workers)
 
 # %% ../../nbs/app/04_train.ipynb #85ab2f36
 @patch
-def __call__(self: Trainer, spec: Spec, train):
-    started, state = time.perf_counter(), (self.ckpt.finished, self.ckpt.steps)
-    parts_file = self.ckpt.path.with_suffix('.json')   # into how many a batch was cut before the run was stopped
-    known = json.loads(parts_file.read_text()) if self.ckpt.resume and parts_file.is_file() else 1
-    def attempt(bs, accumulation):
-        self.ckpt.finished, self.ckpt.steps = state
-        parts = accumulation[0].n_acc//bs if accumulation else 1
-        if parts not in (1, known) and not rank_distrib():
-            self.ckpt.forget()
-            write_atomic(parts_file, json.dumps(parts))
-        dls = self.batches(*self.job.splits[spec.px][:2], bs, spec.mean, spec.std, device=self.device)
-        return train(dls, cbs=self.callbacks(accumulation), show=self.show)
-    try: return fit_in_memory(attempt, self.bs, parts=known)
-    finally: self.seconds += time.perf_counter() - started
+def begin_anew(self: Trainer, parts: int):
+    "Note into how many parts a batch is cut, and forget what a training with larger ones wrote"
+    self.ckpt.forget()
+    write_atomic(self.parts_file, json.dumps(parts))
+
+@patch(as_prop=True)
+def parts_file(self: Trainer) -> Path: return self.ckpt.path.with_suffix('.json')
 
 @patch
 def callbacks(self: Trainer, accumulation: list[Callback]) -> list[Callback]:
@@ -86,14 +81,29 @@ def callbacks(self: Trainer, accumulation: list[Callback]) -> list[Callback]:
     if cfg.track and not rank_distrib(): extra += tracking_callbacks(self.job.out, cfg.resume)
     return [self.ckpt, *distributed_callbacks(self.device), *extra, *accumulation]
 
+@patch
+def __call__(self: Trainer, spec: Spec, train):
+    "What `train` returns; if memory runs out it is called again, with a batch in more parts."
+    started, beginning = time.perf_counter(), (self.ckpt.finished, self.ckpt.steps)
+    known = json.loads(self.parts_file.read_text()) if self.ckpt.resume and self.parts_file.is_file() else 1
+    def attempt(bs, accumulation):
+        self.ckpt.finished, self.ckpt.steps = beginning
+        parts = accumulation[0].n_acc//bs if accumulation else 1
+        if parts not in (1, known) and not rank_distrib(): self.begin_anew(parts)
+        dls = self.batches(*self.job.splits[spec.px][:2], bs, spec.mean, spec.std, device=self.device)
+        return train(dls, cbs=self.callbacks(accumulation), show=self.show)
+    try: return fit_in_memory(attempt, self.bs, parts=known)
+    finally: self.seconds += time.perf_counter() - started
+
 # %% ../../nbs/app/04_train.ipynb #ba3d2da8
-def fine_tune(trainer: Trainer, candidate: Candidate) -> tuple[Candidate, pd.DataFrame]:   # a copy, its history
-    "Fine-tune the whole net on the larger images."
+def fine_tune(trainer: Trainer, candidate: Candidate) -> tuple[Candidate, pd.DataFrame]:
+    "A copy of the whole net, fine-tuned on the larger images, and its history"
     (net, spec), cfg = candidate, trainer.job.cfg
     def train(dls, **kwargs):
         trial = copy.deepcopy(net)   # if memory runs out, the next try begins anew
         return trial, fit_(learner(dls, trial), cfg.epochs, seed=cfg.seed, **kwargs)
-    log.info(f'fine-tuning {cfg.arch} on {n_training_images(trainer.job.train):,} images of {spec.px}×{spec.px} pixels, '
+    n = n_training_images(trainer.job.train)
+    log.info(f'fine-tuning {cfg.arch} on {n:,} images of {spec.px}×{spec.px} pixels, '
              f'{trainer.device}, {trainer.bs} × {trainer.ranks} images a step')
     tuned, hist = trainer(spec, train)
     return Candidate(tuned, spec), hist
@@ -115,7 +125,7 @@ def train_stages(trainer: Trainer, candidate: Candidate) -> pd.DataFrame:   # th
     "Fine-tune, prune, recover, quantize, and the control if it is asked for; write each stage's file."
     job, cfg = trainer.job, trainer.job.cfg
     start = with_small_input(candidate, cfg.small_px, job.grey)
-    if cfg.target_latency: export_onnx(candidate, job.file(whole_stage))   # small files are clocked against it
+    if cfg.target_latency: export_onnx(candidate, job.file(whole_stage))   # small ones are clocked against it
     ratio = trainer.decide('ratio', lambda: find_prune_ratio(job, start))
     if cfg.baseline: width = trainer.decide('width', lambda: find_baseline_width(job, start.spec))
     hist = {}
