@@ -87,7 +87,7 @@ class Results:
             f.write((json.dumps(rec, ensure_ascii=False) + '\n').encode())
             os.fsync(f.fileno())
 
-    def compute_once(self,
+    def once(self,
         experiment: str, settings: dict, seed: int | None,
         measure,                 # () → result; called only if the record is not there
         timed: bool = False,     # the result holds for this machine and these versions

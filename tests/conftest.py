@@ -72,7 +72,7 @@ def all_files(folder):
 def quick_clock(monkeypatch):
     "Files are timed with a few calls, for tests to which their times do not matter"
     from finetune_course import evaluate
-    def latency(a, b, bs=1, *counts, real=evaluate.latency): return real(a, b, bs, runs=3, warmup=1)
+    def latency(a, b, bs=1, real=evaluate.latency, **counts): return real(a, b, bs, runs=3, warmup=1)
     monkeypatch.setattr(evaluate, 'latency', latency)
 
 # --- Images

@@ -147,7 +147,7 @@ def two_parts(tmp_path):
     return tmp_path/'s'
 
 def test_a_test_part_is_read_alone_for_evaluate(two_parts):
-    (alone, ), (_, _, third) = sample_shards(two_parts, [9], wanted=['test'])[9], load_shards(two_parts, 9)
+    alone, third = sample_shards(two_parts, [9], wanted=['test'])[9].test, load_shards(two_parts, 9).test
     assert torch.equal(alone.x, third.x) and len(alone) == 60
 
 def test_a_test_part_without_images_is_none(two_parts):

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def is_out_of_memory(error: Exception) -> bool:
     "Whether a device, or this process, ran out of memory; PyTorch reports that in several ways"
     from accelerate.utils.memory import should_reduce_batch_size
-    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(error)
 
 def fit_in_memory(
     fit,              # (batch size, callbacks) → anything: trains, from the start
