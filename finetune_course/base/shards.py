@@ -18,9 +18,8 @@ from PIL import Image
 from fastcore.basics import chunked
 from .errors import InputError
 from .images import decode_image
-from finetune_course.base.folders import (
-    has_parts, image_files, is_idx_folder, read_idx_folder, unread_beside_parts, unread_images,
-)
+from .digits import is_idx_folder, read_idx_folder
+from .folders import has_parts, image_files, unread_beside_parts, unread_images
 
 # %% ../../nbs/base/08_shards.ipynb #23bdabef
 def _idx_items(src):
