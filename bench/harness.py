@@ -72,7 +72,7 @@ class Results:
         keys = ['experiment', 'settings', 'seed', *(['machine', 'versions'] if timed else [])]
         return next((r for r in self.records() if all(r.get(k) == new[k] for k in keys)), None)
 
-    def check_same_run(self, new: dict, names):
+    def check_same(self, new: dict, names):
         "Raise `InputError` if results would be mixed that no table should show together"
         for r in self.records():
             was, now = r['settings'], new['settings']

@@ -1,6 +1,6 @@
 "One picture of any kind, and what is no picture."
 import errno, os
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from PIL import Image
 from conftest import folder
 from finetune_course.base.errors import InputError
@@ -13,7 +13,7 @@ def test_every_mode_is_read(tmp_path, mode, c):
     im = Image.fromarray(np.full((9, 7), 30000, np.uint16)) if mode == 'I;16' else Image.new(mode, (7, 9))
     im.save(f := tmp_path/('x.tif' if mode in ('CMYK', 'LAB') else 'x.png'))
     x = read_image(f, 16)
-    assert x.shape == (c, 16, 16) and x.dtype == torch.uint8
+    assert x.shape == (c, 16, 16) and x.dtype == np.uint8
     if mode == 'I;16': assert (x == round(30000/257)).all()
 
 def test_transparent_is_white(tmp_path):
