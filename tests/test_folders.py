@@ -13,6 +13,17 @@ from finetune_course.app.config import Config
 from finetune_course.app.provenance import check_outside_data
 from finetune_course.base.shards import write_shards
 
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, 'run', '--data', 'data/digits', '--out', 'o')
+    assert "Unknown data set 'data/digits'" in said and 'hf://owner/name' in said
+
+def test_memory_that_ends_is_no_broken_picture(tmp_path, capsys, monkeypatch):
+    def run_out(im): raise MemoryError
+    folder(tmp_path/'in')
+    monkeypatch.setattr('PIL.ImageOps.exif_transpose', run_out)
+    assert 'does not fit into memory' in refused(capsys, 'run', '--data', tmp_path/'in', '--out', tmp_path/'o')
+
 # --- Files
 
 def test_an_image_without_a_class_is_named_or_refused(tmp_path, capsys):

@@ -20,7 +20,8 @@ def test_a_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
 
 def test_weights_of_another_net_and_of_another_hash(tmp_path):
     save_file({'a': torch.zeros(3)}, tmp_path/'a.safetensors')
-    with pytest.raises(InputError, match='other names than ResNet'): create_pretrained('resnet18', tmp_path/'a.safetensors')
+    with pytest.raises(InputError, match='other names than ResNet'):
+        create_pretrained('resnet18', tmp_path/'a.safetensors')
     torch.save({'a': torch.zeros(3)}, tmp_path/'net-01234567.pth')
     with pytest.raises(InputError, match='sha256'): read_weights(tmp_path/'net-01234567.pth')
     with pytest.raises(InputError, match='does not exist'): read_weights(tmp_path/'none.pth')

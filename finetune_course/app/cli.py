@@ -282,6 +282,7 @@ def call_safely(args: argparse.Namespace) -> int:  # exit code
     try: return args.call(args) or 0
     except KeyboardInterrupt: return interrupted(args)
     except InputError as e: return print_error(e)
+    except MemoryError as e: return print_error(str(e) or 'memory ran out; close other programs or give smaller images.')
     except BrokenPipeError:   # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

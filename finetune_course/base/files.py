@@ -37,7 +37,7 @@ def read_json(
         found = json.loads(path.read_text(encoding='utf-8'))
         if isinstance(found, dict): return found
     except FileNotFoundError: raise InputError(f'{path} does not exist; {missing}.') from None
-    except ValueError: pass
+    except (ValueError, RecursionError): pass
     except OSError as e:
         raise InputError(f'{path} cannot be read ({e.strerror}); check its permissions and the disk.') from None
     raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.')
