@@ -17,7 +17,7 @@ from fastai.torch_core import num_distrib
 
 # %% ../nbs/10_distribute.ipynb #2230fc5f
 def init_distributed(device: torch.device):
-    "Join the other processes that `torchrun` or `accelerate launch` started; nothing to do if there are none."
+    "Join the processes that `torchrun` or `accelerate launch` started; nothing to do if there is one."
     if num_distrib() < 2: return
     from accelerate import PartialState
     if device.type == 'cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
@@ -27,12 +27,13 @@ def init_distributed(device: torch.device):
 def broadcast_from_rank0(value):
     "Rank 0's `value`, on every rank: for what is measured, and so may differ"
     if num_distrib() < 2: return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box)
-    return box[0]
+    from accelerate.utils import broadcast_object_list
+    return broadcast_object_list([value])[0]
 
 # %% ../nbs/10_distribute.ipynb #6cb0dbd2
-def sync_bn_(model: nn.Module) -> list[tuple]:  # (parent, name, module) of what was there, with the same tensors
+def sync_bn_(
+    model: nn.Module,
+) -> list[tuple]:   # (parent, name, module) of what was there, with the same tensors
     "Every BatchNorm becomes one that averages over all ranks, in place; timm's keep their activation."
     from timm.layers import convert_sync_batchnorm   # torch's own conversion would lose it
     bn = nn.modules.batchnorm._BatchNorm

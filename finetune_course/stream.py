@@ -40,7 +40,8 @@ def sample_shards(
     def images(name, px):
         if name not in kept: return None
         x, y = kept[name].tensors(px, channels)
-        return StreamedImages(x, y, stream.vocab, shards=stream) if name == 'train' else Images(x, y, stream.vocab)
+        if name == 'train': return StreamedImages(x, y, stream.vocab, shards=stream)
+        return Images(x, y, stream.vocab)
     return {px: Splits(*(images(name, px) for name in Splits._fields)) for px in sizes}
 
 def load_shards(data: str | Path, px: int, **kwargs) -> Splits:

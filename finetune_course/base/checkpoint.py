@@ -17,6 +17,7 @@ from fastcore.basics import GetAttr, patch
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.torch_core import rank_distrib
+from .errors import InputError
 from .files import write_atomic
 
 # %% ../../nbs/base/06_checkpoint.ipynb #8faffe7c
@@ -48,7 +49,7 @@ def _accelerator():
     return torch.mps if torch.backends.mps.is_available() else None
 
 def rng_state() -> dict:
-    "Every random generator that training draws from: of several GPUs the one in use, since all ranks draw alike"
+    "The states of all random generators"
     name, keys, *rest = np.random.get_state()
     gpu = _accelerator()
     return dict(torch=torch.get_rng_state(), gpu=gpu.get_rng_state() if gpu else None,
@@ -74,17 +75,27 @@ def _grad_scaler(learn): return getattr(getattr(learn, 'mixed_precision', None),
 
 def _bare(model): return getattr(model, 'module', model)   # without what wraps it for several devices
 
+def _weight_names(learn):
+    "In the optimizer's order"
+    names = {p: name for name, p in _bare(learn.model).named_parameters()}
+    return [names.get(p) for group in learn.opt.param_lists for p in group]
+
 def learner_state(learn, with_opt: bool = True) -> dict:
-    "What the next step of a `Learner` depends on, but for its place in the epoch; and what it has recorded so far"
+    "What the next step depends on, but for its place in the epoch; and what was recorded so far"
     recorder, scaler = learn.recorder, _grad_scaler(learn)
     return dict(
-        model=_bare(learn.model).state_dict(), opt=_plain_values(learn.opt.state_dict()) if with_opt else None,
-        train_iter=learn.train_iter, pct=learn.pct_train, values=[[float(v) for v in row] for row in recorder.values],
+        model=_bare(learn.model).state_dict(), weight_names=_weight_names(learn),
+        opt=_plain_values(learn.opt.state_dict()) if with_opt else None,
+        train_iter=learn.train_iter, pct=learn.pct_train,
+        values=[[float(v) for v in row] for row in recorder.values],
         loss=(recorder.smooth_loss.count, float(recorder.smooth_loss.val)),
         scaler=scaler.state_dict() if scaler else None, rng=rng_state())
 
 def set_learner_state(learn, s: dict):
-    "Back to `learner_state`"
+    "Back to `learner_state`; raises `InputError` if the optimizer has other weights, or another order"
+    if s.get('weight_names') != _weight_names(learn):
+        raise InputError('The checkpoint was written by a training with other weights, or in another order; '
+                         'start it anew.')
     _bare(learn.model).load_state_dict(s['model'])
     if opt := s['opt']:   # fastai's own, or a torch optimizer's
         learn.opt.load_state_dict(opt | dict(hypers=L(opt['hypers'])) if 'hypers' in opt else opt)
@@ -96,7 +107,7 @@ def set_learner_state(learn, s: dict):
 
 # %% ../../nbs/base/06_checkpoint.ipynb #60ca3a3b
 class _SkipFirst(GetAttr):
-    "A loader without its first `n` batches: they are drawn and thrown away, with random numbers of their own"
+    "A loader without its first `n` batches: they are drawn and thrown away, and their random numbers too"
     _default = 'dl'
     def __init__(self, dl, n): self.dl, self.n = dl, n
     def __len__(self): return len(self.dl)
@@ -112,7 +123,8 @@ class Checkpoint(Callback):
     order = 100   # after the step, and after all others have noted down what they need
     def __init__(self, folder: str | Path, every: float = 20., resume: bool = False):  # seconds
         self.folder, self.every, self.resume = Path(folder), every, resume
-        self.finished, self.steps, self.resumed = 0, 0, None   # trainings, their steps, the step that a run went on from
+        self.finished = self.steps = 0   # trainings, and their steps
+        self.resumed = None              # the step that a run went on from
     @property
     def path(self): return self.folder/f'fit{self.finished}.pt'
 
@@ -121,7 +133,7 @@ class Checkpoint(Callback):
         if self.resume: self.state = load_checkpoint(self.path, self.dls.device)
         if self.state: self.resumed = self.steps + self.state['train_iter']
         if self.state and self.state['over']: raise CancelFitException
-    def after_step(self): self.stepped = True   # between two steps there may be gradients that are not in a checkpoint
+    def after_step(self): self.stepped = True   # between two steps, gradients may lie that no checkpoint has
     def after_batch(self):
         if not self.training: return
         self.done += 1
@@ -163,7 +175,7 @@ def before_train(self: Checkpoint):
 
 # %% ../../nbs/base/06_checkpoint.ipynb #0cd49ccf
 def compute_once(path: Path, f):
-    "`f()`, or what it gave before the run was stopped: for what is measured, and might differ the second time"
+    "`f()`, or what it gave before the run was stopped"
     if path.is_file(): return json.loads(path.read_text())
     value = f()
     if rank_distrib() == 0:

@@ -32,7 +32,7 @@ def fit_in_memory(
     bs: int,
     parts: int = 1,   # into how many a batch is cut to begin with
 ):                    # what `fit` returns
-    "Train with batches of `bs`; if memory runs out, with half as many at a time and twice as many before each step."
+    "Train with batches of `bs`; if memory runs out, with halves of them, whose gradients are added up."
     from fastai.callback.training import GradientAccumulation
     for times in (parts*2**k for k in count()):
         n = bs//times
@@ -69,7 +69,8 @@ def activation_bytes(
     return sum(kept.values())
 
 # %% ../../nbs/base/07_memory.ipynb #33994b9f
-def _is_flat(module): return isinstance(module, nn.Sequential) and not any(True for m in module for _ in m.children())
+def _is_flat(module):
+    return isinstance(module, nn.Sequential) and not any(True for m in module for _ in m.children())
 
 def _checkpointed_parts(model):
     "The body's flat lists of layers, and the parts that are none of theirs"
@@ -101,7 +102,7 @@ def checkpoint_activations_(model: nn.Module) -> nn.Module:
     return model
 
 class CheckpointActivations(Callback):
-    "`checkpoint_activations_` while training; a copy of a net that stays patched would call the original's layers."
+    "`checkpoint_activations_` while training"
     order = -1
     def before_fit(self): self.units = sum(_checkpointed_parts(checkpoint_activations_(self.model)), [])
     def after_fit(self):
@@ -109,13 +110,14 @@ class CheckpointActivations(Callback):
 
 # %% ../../nbs/base/07_memory.ipynb #951984c8
 class Compile(Callback):
-    "On CUDA, forward and backward pass as one graph each. It compiles at the first step, so it is for long trainings."
+    "On CUDA, forward and backward pass as one graph each. It compiles at the first step: for long trainings."
     order = 60   # after the net was wrapped for several devices
-    def __init__(self, **kwargs): self.kwargs, self.net = kwargs or dict(mode='reduce-overhead'), None   # of `torch.compile`
+    def __init__(self, **kwargs):   # to `torch.compile`
+        self.kwargs, self.net = kwargs or dict(mode='reduce-overhead'), None
     def before_fit(self):
         if self.net is self.model: return
         self.net, plain = self.model, type(self.model).forward.__get__(self.model)
         self.fast = torch.compile(plain, **self.kwargs)
-    def before_train(self): self.model.forward = self.fast   # validation, whose batches have other sizes, is as it was
+    def before_train(self): self.model.forward = self.fast
     def after_train(self): vars(self.net).pop('forward', None)
     def after_fit(self): self.after_train()   # if training was cancelled

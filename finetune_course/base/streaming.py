@@ -21,6 +21,13 @@ from .images import as_channels, decode_image, fit_square
 from .shards import Shards, open_shards
 
 # %% ../../nbs/base/12_streaming.ipynb #1046b7a5
+def _squares(tiles, channels, px):
+    "N×channels×px×px; images of one size are scaled together, which is much quicker"
+    if len({t.shape for t in tiles}) == 1: return fit_square(as_channels(np.stack(tiles), channels), px)
+    x = np.zeros((len(tiles), channels, px, px), np.uint8)
+    for i, t in enumerate(tiles): x[i] = fit_square(as_channels(t, channels), px)
+    return x
+
 def decode_batch(
     rows: list[tuple[bytes, int]],
     px: int,
@@ -33,9 +40,8 @@ def decode_batch(
         except InputError as e: warnings.warn(f'{e} It was left out.')
         else: y.append(c)
     channels = channels or max((len(t) for t in tiles), default=1)
-    x = np.zeros((len(tiles), channels, px, px), np.uint8)
-    for i, t in enumerate(tiles): x[i] = fit_square(as_channels(t, channels), px)
-    return TensorImage(torch.from_numpy(x)), TensorCategory(torch.tensor(y, dtype=torch.int64))
+    x = torch.from_numpy(_squares(tiles, channels, px))
+    return TensorImage(x), TensorCategory(torch.tensor(y, dtype=torch.int64))
 
 def _join(batches): return tuple(torch.cat(t) for t in zip(*batches))
 
@@ -45,7 +51,8 @@ def full_batches(rows, bs: int, decode, patience: int):
     for some in chunked(rows, bs):
         x, y = decode(some)
         unread = 0 if len(y) else unread + len(some)
-        if unread > patience: raise InputError('none of the images in the stream can be read; check what wrote it.')
+        if unread > patience:
+            raise InputError('None of the images in the stream can be read; check what wrote it.')
         kept, n = [*kept, (x, y)], n + len(y)
         if n < bs: continue
         x, y = _join(kept)
@@ -54,16 +61,18 @@ def full_batches(rows, bs: int, decode, patience: int):
 
 # %% ../../nbs/base/12_streaming.ipynb #c4f67568
 def decode_workers(device) -> int:
-    "Processes that decode a stream: none on a CPU, which is busy anyway, else all cores but one, shared by the ranks here"
+    "Processes that decode a stream: none on a CPU, which is busy anyway, else all cores but one"
     if torch.device(device).type == 'cpu': return 0
-    return max(1, ((os.cpu_count() or 2) - 1)//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))   # which share the cores
+    return max(1, ((os.cpu_count() or 2) - 1)//ranks)
 
 class StreamDL(TfmdDL):
     "Batches out of `Shards`"
-    def __init__(self, shards: Shards, px: int, channels: int = 1, bs: int = 64, buffer: int = 10_000, num_workers: int = 0, **kwargs):
+    def __init__(self, shards: Shards, px: int, channels: int = 1, bs: int = 64, *,
+                 buffer: int = 10_000, num_workers: int = 0, **kwargs):
         self.shards, self.px, self.channels, self.buffer = shards, px, channels, buffer
-        kwargs = dict(drop_last=True) | kwargs
-        super().__init__(shards, bs=bs, num_workers=min(num_workers, self.most_workers(bs)), indexed=False, **kwargs)
+        kwargs = dict(indexed=False, drop_last=True) | kwargs
+        super().__init__(shards, bs=bs, num_workers=min(num_workers, self.most_workers(bs)), **kwargs)
         self.n = None
 
     def most_workers(self, bs):
@@ -115,28 +124,36 @@ class Sample:
         x = np.concatenate([as_channels(t.numpy(), channels) for t in x])
         return torch.from_numpy(x), torch.cat(y).as_subclass(torch.Tensor)
 
+# %% ../../nbs/base/12_streaming.ipynb #ef1ccb67
+def _checked_parts(data):
+    parts = open_shards(data)
+    train, test = parts['train'], parts.get('test')
+    if len(train.vocab) < 2:
+        raise InputError(f'{data} has a single class, {train.vocab[0]!r}; at least two are needed.')
+    return train, test if test and test.rows else None
+
+def _check_enough(data, name, n):
+    kind = dict(train='training', valid='validation').get(name, name)
+    if n < 2: raise InputError(f'{data} has too few {kind} images ({n}); give more.')
+
 def sample_parts(
     data: str | Path,
     sizes: list[int],   # in pixels
     most: int,          # images to hold of each part that judges, about
     wanted: list[str],  # of train, valid, test
-) -> tuple[Shards, dict[str, Sample]]:   # the stream of training images, and a sample of each wanted part
-    "Read once: a tenth of the stream, `most` images at most, is validation; if there is no test part, as many more are that."
-    parts = open_shards(data)
-    train, test = parts['train'], parts.get('test')
-    if len(train.vocab) < 2: raise InputError(f'{data} has a single class, {train.vocab[0]!r}; at least two are needed.')
-    has_test = bool(test and test.rows)   # an empty part counts as none
+) -> tuple[Shards, dict[str, Sample]]:   # the stream of training images; a sample of each wanted part
+    "Read once: a tenth of the stream is validation and, if there is no test part, another tenth is that."
+    train, test = _checked_parts(data)
     share = min(.1, most/max(1, train.rows))
-    low = share if has_test else 2*share
-    kept = dict(train=Sample(sizes, 2048), valid=Sample(sizes, 2*most), test=Sample(sizes, 2*most))
-    if has_test:   # always the same images; rows may be sorted by class
-        for row in test.part(0, min(1., 2*most/test.rows)).read(): kept['test'].add(row)
+    low = share if test else 2*share
+    kept = {name: Sample(sizes, room) for name, room in dict(train=2048, valid=2*most, test=2*most).items()}
     def part_of(place): return 'valid' if place < share else 'test' if place < low else 'train'
-    if not has_test or set(wanted) != {'test'}:
-        for row in train.part(0, min(1., low + 1024/max(1, train.rows))).read(): kept[part_of(train.place(row[0]))].add(row)
+    if test:
+        for row in test.part(0, min(1., 2*most/test.rows)).read(): kept['test'].add(row)
+    if not test or set(wanted) != {'test'}:
+        head = train.part(0, min(1., low + 1024/max(1, train.rows)))
+        for row in head.read(): kept[part_of(train.place(row[0]))].add(row)
     for name in wanted:
         kept[name].decode()
-        if len(kept[name]) < 2:
-            kind = dict(train='training', valid='validation').get(name, name)
-            raise InputError(f'{data} has too few {kind} images ({len(kept[name])}); give more.')
+        _check_enough(data, name, len(kept[name]))
     return train.part(low, 1), {name: kept[name] for name in wanted}
