@@ -191,7 +191,6 @@ def about_package(name: str, where: str = 'here') -> str:
     "Whether a package is installed, or how to get it"
     return where if find_spec(name) else f'missing; pip install {name}'
 
-# %% ../../nbs/app/08_cli.ipynb #0985a81a
 def doctor_command(args: argparse.Namespace):
     from finetune_course.base.weights import torchvision_archs, weight_wheels
     archs = dict.fromkeys([*weight_wheels, *torchvision_archs])
@@ -282,7 +281,8 @@ def call_safely(args: argparse.Namespace) -> int:  # exit code
     try: return args.call(args) or 0
     except KeyboardInterrupt: return interrupted(args)
     except InputError as e: return print_error(e)
-    except MemoryError as e: return print_error(str(e) or 'memory ran out; close other programs or give smaller images.')
+    except MemoryError as e:
+        return print_error(str(e) or 'memory ran out; close other programs or give smaller images.')
     except BrokenPipeError:   # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
