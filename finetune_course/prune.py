@@ -71,7 +71,7 @@ def recalibrate_bn_(
 
 # %% ../nbs/06_prune.ipynb #9ae8368d
 @torch.no_grad()
-def map_sizes(model: nn.Module, px: int) -> dict[str, int]:  # a body unit's name → side of the map it puts out
+def map_sizes(model: nn.Module, px: int) -> dict[str, int]:  # a unit's name → side of the map it puts out
     "How many pixels wide is the map that each part of the body makes of an image of `px`×`px`?"
     names, sides = {id(m): n for n, m in model.named_modules()}, {}
     def note(m, i, o): sides[names[id(m)]] = o.shape[-1]
@@ -103,13 +103,14 @@ def drop_blind_parts(
 
 # %% ../nbs/06_prune.ipynb #68a4dd68
 def with_grey_input(candidate: Candidate) -> Candidate:   # a copy
-    "A net that reads one grey channel instead of three equal ones; exact where the colours share mean and std."
+    "Read one grey channel instead of three equal ones; exact where the colours share mean and std."
     net, spec = copy.deepcopy(candidate.net), candidate.spec
     conv = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     mean, std = torch.tensor(spec.mean).mean(), torch.tensor(spec.std).mean()
     gain = (std/torch.tensor(spec.std)).view(1, -1, 1, 1).to(conv.weight)
     conv.weight, conv.in_channels = nn.Parameter((conv.weight*gain).sum(1, keepdim=True).detach()), 1
-    return Candidate(net, replace(spec, mean=(mean.item(),), std=(std.item(),), channels=channel_spec(net, spec)))
+    grey = dict(mean=(mean.item(),), std=(std.item(),))
+    return Candidate(net, replace(spec, channels=channel_spec(net, spec), **grey))
 
 # %% ../nbs/06_prune.ipynb #97563add
 def _narrow_(candidate: Candidate, goal: float, round_to: int = 8):

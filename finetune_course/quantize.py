@@ -42,7 +42,8 @@ def fold_pixels_(onnx_model):
     if np.ptp(scale) or np.ptp(shift): return
     zero = np.round(shift/scale).clip(0, 255).astype(np.uint8)   # off by half a grey value of 256 at most
     g.initializer.extend([from_array(scale.flat[0], 'pixel_scale'), from_array(zero.flat[0], 'pixel_zero')])
-    q = next(node for node in g.node if node.op_type == 'QuantizeLinear' and node.input[0] in chain[-1].output)
+    quantizers = (node for node in g.node if node.op_type == 'QuantizeLinear')
+    q = next(node for node in quantizers if node.input[0] in chain[-1].output)
     for node in g.node:
         if node.input[0] == q.output[0]: node.input[:] = ['images', 'pixel_scale', 'pixel_zero']
     for node in (*chain, q): g.node.remove(node)
@@ -50,7 +51,7 @@ def fold_pixels_(onnx_model):
 def drop_zero_points_(onnx_model):
     "Weights are centred: their zero points are 0, as the standard takes it if none is given. In place."
     arrays, nodes = _arrays(onnx_model), onnx_model.graph.node
-    linear = {v for node in nodes if node.op_type == 'Gemm' for v in node.input}   # older runtimes need theirs
+    linear = {v for node in nodes if node.op_type == 'Gemm' for v in node.input}   # older runtimes want them
     for node in nodes:
         if node.op_type != 'DequantizeLinear' or node.input[0] not in arrays: continue
         if node.output[0] in linear: continue

@@ -24,7 +24,7 @@ from .errors import InputError
 def pick_device(
     name: str = 'auto',  # 'auto', 'cpu', 'cuda' or 'mps'
 ) -> torch.device:
-    "The device to train on: CUDA before MPS before CPU, unless named; raises `InputError` for one that is not there."
+    "The device to train on: CUDA before MPS before CPU, unless named; raises `InputError` if it is missing."
     have = {'cuda': torch.cuda.is_available, 'mps': torch.backends.mps.is_available, 'cpu': lambda: True}
     if name == 'auto': name = next(n for n, available in have.items() if available())
     if name not in have: raise InputError(f'unknown device {name!r}; choose auto, cpu, cuda or mps.')
@@ -38,7 +38,7 @@ def _overlap(shift, pad, n):
     return max(0, shift-pad), max(0, pad-shift), n - abs(shift-pad)
 
 class _SmallDepthwise(torch.autograd.Function):
-    "A depthwise convolution that keeps the size of the map; its weight gradient sums products, pixel by shifted pixel"
+    "A depthwise convolution that keeps the map's size; its weight gradient sums products of shifted pixels"
     @staticmethod
     def forward(ctx, x, w, pad):
         ctx.save_for_backward(x, w)
@@ -48,7 +48,8 @@ class _SmallDepthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x, w), pad = ctx.saved_tensors, ctx.pad
-        grad_x = torch.ops.aten.convolution_backward(grad, x, w, None, (1, 1), pad, (1, 1), False, (0, 0), len(w),
+        grad_x = torch.ops.aten.convolution_backward(
+            grad, x, w, None, (1, 1), pad, (1, 1), False, (0, 0), len(w),
                                                      (True, False, False))[0]
         x, grad = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)   # channels last: sums run over whole rows
         grad_w = torch.zeros_like(w)
@@ -67,7 +68,7 @@ def _keeps_size(conv):
     return depthwise and zeros and plain and all(2*p + 1 == k for p, k in zip(conv.padding, conv.kernel_size))
 
 class SmallMapGradients(Callback):
-    "On a CPU: a fast weight gradient for depthwise convolutions on maps smaller than their filter, while training."
+    "On a CPU, while training: a fast weight gradient for depthwise layers on maps smaller than their filter"
     order = -1   # before `ChannelsLast`
     def before_fit(self):
         self.release(self.model)   # what a `Learner.fit` left that was interrupted
@@ -89,7 +90,7 @@ class SmallMapGradients(Callback):
 
 # %% ../../nbs/base/04_device.ipynb #25db368e
 def device_callbacks(device: torch.device) -> list[Callback]:
-    "channels_last everywhere, `SmallMapGradients` on the CPU, half precision on CUDA: bf16 if the GPU has it."
+    "channels_last; on the CPU `SmallMapGradients`, on CUDA half precision: bf16 if the GPU has it"
     if device.type == 'cpu': return [SmallMapGradients(), ChannelsLast()]
     if device.type != 'cuda': return [ChannelsLast()]
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -97,6 +98,6 @@ def device_callbacks(device: torch.device) -> list[Callback]:
 
 # %% ../../nbs/base/04_device.ipynb #0b8fdf8e
 def device_optimizer(device: torch.device):
-    "fastai's Adam; on CUDA torch's fused AdamW with the same settings (it decays BatchNorm's weights and biases too)."
+    "fastai's Adam; on CUDA torch's fused AdamW, set alike (it decays BatchNorm's weights and biases too)"
     if device.type != 'cuda': return Adam
     return partial(OptimWrapper, opt=torch.optim.AdamW, fused=True, betas=(.9, .99), eps=1e-5)

@@ -39,5 +39,6 @@ def read_json(
     except FileNotFoundError: raise InputError(f'{path} does not exist; {missing}.') from None
     except (ValueError, RecursionError): pass
     except OSError as e:
-        raise InputError(f'{path} cannot be read ({e.strerror}); check its permissions and the disk.') from None
+        said = f'{path} cannot be read ({e.strerror}); check its permissions and the disk.'
+        raise InputError(said) from None
     raise InputError(f'{path} is damaged (no valid JSON); restore it or run again.')

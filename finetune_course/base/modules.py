@@ -29,7 +29,8 @@ def head_path(model: nn.Module) -> str:
     "Dotted name of what a new head replaces: the last linear layer, with the `Sequential`s that wrap it"
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n]
     if not linear:
-        raise InputError(f'{type(model).__name__} has no linear layer to replace; choose another architecture.')
+        raise InputError(f'{type(model).__name__} has no linear layer to replace; '
+                         'choose another architecture.')
     path = linear[-1]
     while '.' in path:
         outer = path.rpartition('.')[0]
@@ -55,7 +56,8 @@ def n_in(model: nn.Module) -> int:
     "Channels of the images that a net reads; raises `InputError` for a net without convolutions."
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convs:
-        raise InputError(f'{type(model).__name__} has no convolutions; this course fine-tunes convolutional nets.')
+        raise InputError(f'{type(model).__name__} has no convolutions; '
+                         'this course fine-tunes convolutional nets.')
     return convs[0].in_channels
 
 @torch.no_grad()
@@ -77,7 +79,7 @@ def drop_modules_(model: nn.Module, names: list[str]):
     "Replace the named modules by `nn.Identity`, in place; no ReLU works in place any more"
     for n in names: model.set_submodule(n, nn.Identity())
     for m in model.modules():
-        if isinstance(m, nn.ReLU): m.inplace = False   # two in a row now would overwrite what training needs (VGG)
+        if isinstance(m, nn.ReLU): m.inplace = False   # two in a row would overwrite what training needs (VGG)
 
 # %% ../../nbs/base/03b_modules.ipynb #e3a621aa
 def reshape_channels_(

