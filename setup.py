@@ -14,5 +14,5 @@ setup(
     package_data=dict.fromkeys(copied, ['*.ipynb', 'base/*.ipynb', 'app/*.ipynb', '*.json*']),
     install_requires=lines('requirements'),
     extras_require={k: lines(f'{k}_requirements') for k in ('track', 'dev', 'peers')},
-    entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['finetune_course = finetune_course._modidx:d']},
+    entry_points=dict(console_scripts=lines('console_scripts'), nbdev=['finetune_course = finetune_course._modidx:d']),
 )
