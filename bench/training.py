@@ -2,13 +2,14 @@
 import hashlib, math, os
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import islice
 from typing import Callable
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from fastai.callback.core import Callback
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.torch_core import TensorImage, params, set_seed
@@ -17,7 +18,7 @@ from finetune_course.backbone import create_pretrained, layer_groups, replace_he
 from finetune_course.data import Images, Pose, dataloaders, idx_folder
 from finetune_course.export import Candidate, Spec
 from finetune_course.finetune import fit_, learner
-from finetune_course.prune import DistillationCallback, ResizingTeacher, distillation_loss, recalibrate_bn_
+from finetune_course.prune import DistillationCallback, ResizingTeacher, distillation_loss
 from finetune_course.base.memory import Compile
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,8 @@ def train(recipe, ds, seed, device, folder, head=None, lesson=None):
 
 def recalibrate_clean_(net, dl):
     "BatchNorm's statistics from 20,000 images that nobody moved, in place"
-    return recalibrate_bn_(net, dl, 20_000//dl.bs)
+    update_bn(islice(dl, 20_000//dl.bs), net)
+    return net.eval()
 
 # ---- teachers
 

@@ -88,8 +88,7 @@ def _how_good(logits, y):
     right = logits.argmax(1) == y
     low, high = wilson(int(right.sum()), len(y))
     error, _ = calibration(softmax(logits, 1), y)
-    return {'accuracy': float(right.mean()), 'accuracy_low': low, 'accuracy_high': high,
-            'n': len(y), 'ece': error}
+    return dict(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high, n=len(y), ece=error)
 
 def _how_fast(first, file):
     (a1, b1), (a64, b64) = latency(first, file), latency(first, file, 64, runs=15, warmup=3)
