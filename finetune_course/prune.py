@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.torch_core import params
 from .base.errors import InputError
-from .base.modules import body_units, drop_modules_, eval_mode, head_name, map_sizes, n_in
+from .base.modules import drop_modules_, eval_mode, head_name, map_sizes, n_in
 from .backbone import predict_tensor, replace_head_
 from .finetune import fit_, learner
 from .export import Candidate, Spec, channel_spec

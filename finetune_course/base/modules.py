@@ -90,7 +90,7 @@ def drop_modules_(model: nn.Module, names: list[str]):
     "Replace the named modules by `nn.Identity`, in place; no ReLU works in place any more"
     for n in names: model.set_submodule(n, nn.Identity())
     for m in model.modules():
-        if isinstance(m, nn.ReLU): m.inplace = False   # two in a row would overwrite what training needs (VGG)
+        if isinstance(m, nn.ReLU): m.inplace = False   # two in a row overwrite what training needs (VGG)
 
 # %% ../../nbs/base/03b_modules.ipynb #e3a621aa
 def reshape_channels_(
