@@ -96,6 +96,13 @@ def test_module_imports_only_what_stands_before_it(path):
 @each(modules)
 def test_module_is_no_longer_than_300_lines(path): assert len(path.read_text(encoding='utf-8').splitlines()) <= 300
 
+@each(modules)
+def test_functions_require_four_arguments_at_most(path):
+    for f in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if not isinstance(f, ast.FunctionDef): continue
+        named = [a.arg for a in f.args.posonlyargs + f.args.args if a.arg != 'self']
+        assert len(named) - len(f.args.defaults) + f.args.kw_defaults.count(None) <= 4, f.name
+
 def distribution(name): return re.sub(r'[-_.]+', '-', name).lower()
 
 @each(modules)

@@ -120,12 +120,12 @@ def _try_image(path, px):
     try: return read_image(path, px)
     except InputError as e: return e
 
-def _check_class_sizes(path, classes, counts, least, skipped):
-    for c in classes:
-        if counts[c] >= least: continue
-        images = 'image' if counts[c] == 1 else 'images'
+def _check_class_sizes(path, counts, least, skipped):
+    for c, n in counts.items():
+        if n >= least: continue
+        images = 'image' if n == 1 else 'images'
         why = [s for s in skipped if s.startswith(f'{path/c}{os.sep}')] or ['add some or remove the folder.']
-        found = f'class {c!r} in {path} has {counts[c]} readable {images}'
+        found = f'class {c!r} in {path} has {n} readable {images}'
         raise InputError(f'{found}, at least {least} are needed; {why[0]}')
 
 def read_class_folders(
@@ -147,7 +147,8 @@ def read_class_folders(
     skipped = [str(t) for t in tiles if isinstance(t, InputError)] + unread_images(path)
     if strict and skipped: raise InputError(skipped[0])
     good = [(t, f, c) for t, (f, c) in zip(tiles, files) if not isinstance(t, InputError)]
-    _check_class_sizes(path, classes, Counter(c for _, _, c in good), least, skipped)
+    counts = Counter(c for _, _, c in good)
+    _check_class_sizes(path, {c: counts[c] for c in classes}, least, skipped)
     channels = max(len(t) for t, _, _ in good)
     x = np.stack([as_channels(t, channels) for t, _, _ in good])
     vocab = vocab or classes
