@@ -81,7 +81,7 @@ def _from_dict(d: dict) -> Report:
 
 @patch(cls_method=True)
 def read(cls: Report, run_dir: str | Path) -> Report:
-    "What `Report.write` wrote; raises `InputError` if there is none, it is damaged or of another version."
+    "The report in a run's folder; raises `InputError` if it is missing, damaged or of another version."
     path = Path(run_dir)/'report.json'
     if not path.is_file():
         raise InputError(f'{run_dir} holds no finished run (no report.json); '

@@ -95,7 +95,7 @@ def set_learner_state(learn, s: dict):
     "Back to `learner_state`; raises `InputError` if the optimizer has other weights, or another order"
     if s.get('weight_names') != _weight_names(learn):
         raise InputError('The checkpoint was written by a training with other weights, or in another order; '
-                         'start it anew.')
+                         'give --force instead of --resume to start anew.')
     _bare(learn.model).load_state_dict(s['model'])
     if opt := s['opt']:   # fastai's own, or a torch optimizer's
         learn.opt.load_state_dict(opt | dict(hypers=L(opt['hypers'])) if 'hypers' in opt else opt)
