@@ -23,8 +23,8 @@ def test_predict_prints_file_label_and_probability(done, pictures, capsys):
     lines = [l.split('\t') for l in capsys.readouterr().out.splitlines()]
     assert [l[0] for l in lines] == pictures and all(l[1] in '012' and 0 <= float(l[2]) <= 1 for l in lines)
 
-@pytest.mark.parametrize('stage, file', [('fine-tuned', 'model.onnx'), ('pruned', 'pruned.onnx'),
-                                         ('int8', 'model.int8.onnx')])
+@pytest.mark.parametrize('stage, file', [('fine-tuned', 'model.onnx'), ('whole int8', 'whole.int8.onnx'),
+                                         ('pruned', 'pruned.onnx'), ('int8', 'model.int8.onnx')])
 def test_predict_reads_with_the_stage_that_is_named(done, pictures, capsys, stage, file):
     assert main(['predict', str(done), *pictures, '--stage', stage, '--json']) == 0
     reader = Predictor(done/file)
@@ -35,7 +35,7 @@ def test_predict_reads_with_the_stage_that_is_named(done, pictures, capsys, stag
 
 def test_predict_names_what_is_wrong(done, pictures, capsys, tmp_path):
     said = refused(capsys, 'predict', done, *pictures, '--stage', 'tiny')
-    assert "'tiny'; choose one of fine-tuned, pruned, int8" in said
+    assert "'tiny'; choose one of fine-tuned, whole int8, pruned, int8" in said
     (tmp_path/'no.png').write_text('no')
     assert main(['predict', str(done), pictures[0], str(tmp_path/'no.png'), '--json']) == 2
     out, err = capsys.readouterr()

@@ -9,11 +9,13 @@ from finetune_course.predict import Predictor
 def test_the_report_tells_what_the_files_say(done, digits):
     rep = report_of(done)
     assert {p.name for p in done.iterdir()} == {'report.json', 'report.html', 'model.safetensors', 'model.json',
-                                                'model.onnx', 'pruned.onnx', 'model.int8.onnx', 'history.csv'}
+                                                'model.onnx', 'whole.int8.onnx', 'pruned.onnx', 'model.int8.onnx',
+                                                'history.csv'}
     assert rep['schema'] == 2 and len(rep['data']['skipped']) == 1
-    assert [r['stage'] for r in rep['rows']] == ['fine-tuned', 'pruned', 'int8']
+    assert [r['stage'] for r in rep['rows']] == ['fine-tuned', 'whole int8', 'pruned', 'int8']
     tests = {px: load(digits, px)[1] for px in (32, 20)}           # 20: seven twelfths of 32, in steps of four
-    assert tests[32].digest == rep['data']['test_digest'] and [r['image_size'] for r in rep['rows']] == [32, 20, 20]
+    assert tests[32].digest == rep['data']['test_digest']
+    assert [r['image_size'] for r in rep['rows']] == [32, 32, 20, 20]
     for r in rep['rows']:
         test = tests[r['image_size']]
         right = Predictor(done/r['file']).logits(test.x).argmax(1) == test.y.numpy()

@@ -15,7 +15,7 @@ def test_a_baseline_stands_in_the_ledger(digits, tmp_path, capsys):
     out, options = tmp_path/'r', ['--size', '32', '--patience', '40', '--baseline', '--target-bytes', '60k']
     assert main(['run', '--data', str(digits), *tiny, *options, '--out', str(out)]) == 0
     rows = {r['stage']: r for r in report_of(out)['rows']}
-    assert list(rows) == ['fine-tuned', 'pruned', 'int8', 'baseline', 'baseline int8']
+    assert list(rows) == ['fine-tuned', 'whole int8', 'pruned', 'int8', 'baseline', 'baseline int8']
     assert .9*60_000 < rows['baseline int8']['bytes'] <= 60_000    # as wide as the target allows
     assert rows['baseline']['accuracy'] > .6                       # and trained
     hist = pd.read_csv(out/'history.csv').groupby('stage').epoch

@@ -28,10 +28,10 @@ from ..export import Candidate, Spec, export_onnx, save_model
 from ..prune import recover_
 from ..stream import StreamedImages, stream_dataloaders
 from ..distribute import broadcast_from_rank0, distributed_callbacks
-from .config import baseline_stages
+from .config import baseline_stages, cut_stages, whole_stages
 from .tracking import tracking_callbacks
-from .search import Job, baseline_candidate, cut_stages, export_small, find_baseline_width
-from .search import find_prune_ratio, n_training_images, prune_to_goal, whole_stage
+from .search import Job, baseline_candidate, export_small, find_baseline_width
+from .search import find_prune_ratio, n_training_images, prune_to_goal
 from .search import with_small_input
 
 # %% ../../nbs/app/04_train.ipynb #c7c7449d
@@ -125,12 +125,12 @@ def train_stages(trainer: Trainer, candidate: Candidate) -> pd.DataFrame:   # th
     "Fine-tune, prune, recover, quantize, and the control if it is asked for; write each stage's file."
     job, cfg = trainer.job, trainer.job.cfg
     start = with_small_input(candidate, cfg.small_px, job.grey)
-    if cfg.target_latency: export_onnx(candidate, job.file(whole_stage))   # small ones are clocked against it
+    if cfg.target_latency: export_onnx(candidate, job.file(whole_stages[0]))   # small ones are clocked against it
     ratio = trainer.decide('ratio', lambda: find_prune_ratio(job, start))
     if cfg.baseline: width = trainer.decide('width', lambda: find_baseline_width(job, start.spec))
     hist = {}
     tuned, hist['fine-tuned'] = fine_tune(trainer, candidate)
-    export_onnx(tuned, job.file(whole_stage))
+    export_small(tuned, job.splits[cfg.size].train, [job.file(s) for s in whole_stages])
     whole = with_small_input(tuned, cfg.small_px, job.grey)
     def shrink(dls, **kwargs): return prune_to_goal(job, whole, ratio, dls, **kwargs)
     small, hist['pruned'] = trainer(whole.spec, shrink)
