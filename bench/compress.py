@@ -23,7 +23,7 @@ from finetune_course.data import dataloaders, idx_folder, load, split
 from finetune_course.evaluate import latency, measure
 from finetune_course.export import Candidate, Spec, export_onnx, load_model, save_model
 from finetune_course.finetune import fit_, learner
-from finetune_course.app.config import Config
+from finetune_course.app.config import Config, digit_recipe
 from finetune_course.app.search import export_small, randomize_bn_biases_, starting_candidate, with_small_input
 from finetune_course.prune import ResizingTeacher, accuracy_of, prune, prune_recover, recover_
 
@@ -63,7 +63,7 @@ def images(train, px, seed, folder):
 
 def fine_tuned(seed):
     "The net that all cut nets of this seed start from, trained once"
-    stem, cfg = nets_folder/f'mnist5k-{size}-{seed}', Config(size=size, seed=seed)
+    stem, cfg = nets_folder/f'mnist5k-{size}-{seed}', Config(**digit_recipe | dict(size=size, seed=seed))
     if not stem.with_suffix('.json').is_file():
         nets_folder.mkdir(exist_ok=True)
         train, valid, _ = images('4,000', size, seed, None)
@@ -75,7 +75,7 @@ def fine_tuned(seed):
 
 def whole_net(net, start, seed=0):
     "The net before the cut: `start`, or the same with random weights, for smaller grey images"
-    cfg = Config(size=size, small_size=net['px'], seed=seed)
+    cfg = Config(**digit_recipe | dict(size=size, small_size=net['px'], seed=seed))
     set_seed(seed)
     if net['start'] == 'scratch': start = starting_candidate(replace(cfg, weights='random'), vocab)
     return with_small_input(start, cfg.small_px, grey=True)

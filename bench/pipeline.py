@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 
 from bench.harness import device, main, mnist, seeds, test_images
-from finetune_course.app.config import Config
+from finetune_course.app.config import Config, digit_recipe
 from finetune_course.app.run import evaluate_run, run
 
 def run_once(seed, folder, device):
@@ -19,7 +19,7 @@ def run_once(seed, folder, device):
                 rows=[asdict(row) for row in measured.rows])
 
 def default(results, a, names):
-    cfg = Config(baseline=True)
+    cfg = Config(baseline=True, **digit_recipe)   # what a run on digits chooses
     name, _ = test_images(a.mnist, cfg.small_px)
     settings = dict(data=cfg.data, arch=cfg.arch, px=cfg.size, small_px=cfg.small_px, epochs=cfg.epochs,
                     recovery=cfg.recovery_epochs, prune=cfg.prune, batch_size=cfg.batch_size, test=name)

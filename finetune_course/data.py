@@ -128,9 +128,10 @@ class Splits(NamedTuple):
     def px(self): return self.train.px
 
 def load_splits(data: str | Path = 'mnist5k', px: int = 48, seed: int = 0, strict: bool = False) -> Splits:
-    "`load`, with a tenth of the training images set aside for validation, by `seed`"
+    "`load`, with some 400 training images set aside for validation, a tenth at least and a fifth at most"
     rest, test = load(data, px, strict)
-    return Splits(*split(rest, .1, seed), test)
+    share = min(.2, max(.1, 400/len(rest)))
+    return Splits(*split(rest, share, seed), test)
 
 # %% ../nbs/01_data.ipynb #f10ba9e6
 class ToRGB(DisplayedTransform):

@@ -40,6 +40,11 @@ def pytest_collection_modifyitems(items):
 tiny = ['--arch', 'plain_cnn', '--weights', 'random', '--size', '16', '--epochs', '1', '--patience', '1',
         '--prune', '.5', '--device', 'cpu']   # the quickest run there is: some 4 s
 
+def digits_config(**options):
+    "What a run on digits would choose, and `options`"
+    from finetune_course.app.config import Config, digit_recipe
+    return Config(**digit_recipe | options)
+
 def refused(capsys, *argv):
     "The one sentence a refused call prints"
     from finetune_course.app.cli import main

@@ -1,9 +1,8 @@
 "The cut that a target asks for."
 import pandas as pd, pytest, torch
-from conftest import refused, report_of, tiny
+from conftest import digits_config, refused, report_of, tiny
 from finetune_course.app import search
 from finetune_course.app.cli import main
-from finetune_course.app.config import Config
 from finetune_course.app.run import run
 from finetune_course.prune import prune
 
@@ -33,10 +32,10 @@ def small_start(cfg, vocab):
     return search.with_small_input(search.starting_candidate(cfg, vocab, True), cfg.small_px, True)
 
 @pytest.fixture(scope='module')
-def fives(): return search.read_splits(Config(size=16))
+def fives(): return search.read_splits(digits_config(size=16))
 
 def test_a_target_of_time_is_judged_by_the_ledgers_clock(fives, tmp_path, monkeypatch):
-    cfg, pairs = Config(arch='plain_cnn', weights='random', size=16, prune=.2, target_latency=3.), []
+    cfg, pairs = digits_config(arch='plain_cnn', weights='random', size=16, prune=.2, target_latency=3.), []
     def weights(net): return sum(p.numel() for p in net.parameters())
     def export_small(candidate, train, files, n):
         for f, each in zip(files, (4, 1)): f.write_bytes(bytes(each*weights(candidate.net)))
@@ -53,7 +52,7 @@ def test_a_target_of_time_is_judged_by_the_ledgers_clock(fives, tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_target_is_found_on_untrained_weights(fives, tmp_path):
-    cfg = Config(arch='test_efficientnet', weights='random', size=16, target_bytes=12_600)
+    cfg = digits_config(arch='test_efficientnet', weights='random', size=16, target_bytes=12_600)
     job = search.Job(cfg, fives, tmp_path)
     whole = small_start(cfg, job.train.vocab)
     ratio = search.find_prune_ratio(job, whole)
@@ -71,7 +70,7 @@ def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch, cap
         if len(files) == 2: rows[1].difference_low = next(lost)
         return rows
     monkeypatch.setattr(search, 'measure', measure)
-    cfg = Config(data=str(digits), arch='plain_cnn', weights='random', size=16, epochs=1, patience=1, prune=.8,
+    cfg = digits_config(data=str(digits), arch='plain_cnn', weights='random', size=16, epochs=1, patience=1, prune=.8,
                  max_drop=.49, out=str(tmp_path/'r'))
     path, _ = run(cfg)
     cuts = [s.split('%')[0] for s in caplog.messages if s.startswith('pruning')]
@@ -81,5 +80,5 @@ def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize('arch', ['repvgg_a0', pytest.param('mobileone_s0', marks=pytest.mark.slow)])
 def test_a_net_with_two_first_layers_keeps_three_channels(arch):
-    small, seen = small_start(Config(arch=arch, weights='random', prune=.5, size=32), list('012'))
+    small, seen = small_start(digits_config(arch=arch, weights='random', prune=.5, size=32), list('012'))
     assert len(seen.mean) == 3 and seen.px == 20 and small(torch.zeros(2, 3, 20, 20)).shape == (2, 3)

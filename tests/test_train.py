@@ -1,13 +1,13 @@
 "What the trainings of a run share: memory, workers, checkpoints."
 import pytest, torch
+from conftest import digits_config
 from finetune_course.export import Spec
-from finetune_course.app.config import Config
 from finetune_course.app.search import Job, read_splits
 from finetune_course.app.train import Trainer
 from finetune_course.base.checkpoint import Checkpoint
 
 def test_a_batch_that_was_cut_stays_cut_on_resume(tmp_path):
-    cfg, tried = Config(size=16), []
+    cfg, tried = digits_config(size=16), []
     job = Job(cfg, read_splits(cfg), tmp_path)
     spec = Spec(cfg.arch, job.splits[16].train.vocab, 16)
     def fit(dls, **kwargs):
@@ -23,7 +23,7 @@ def test_a_batch_that_was_cut_stays_cut_on_resume(tmp_path):
 
 def test_a_stream_goes_on_with_as_many_workers(shards, tmp_path, monkeypatch):
     "The order of its batches depends on their number, which another machine would choose otherwise"
-    cfg = Config(data=str(shards), size=28, device='cpu')
+    cfg = digits_config(data=str(shards), size=28, device='cpu')
     job = Job(cfg, read_splits(cfg), tmp_path)
     def workers(n):
         monkeypatch.setattr('finetune_course.app.train.decode_workers', lambda device: n)

@@ -6,7 +6,8 @@ Docs: https://finetune-course.github.io/finetune_course/app/config.html.md"""
 
 # %% auto #0
 __all__ = ['all_stages', 'whole_stages', 'cut_stages', 'baseline_stages', 'known_datasets', 'default_patience',
-           'patience_with_target', 'in_range', 'Stage', 'option', 'flag', 'option_name', 'parse_bytes', 'Config']
+           'patience_with_target', 'digit_recipe', 'in_range', 'Stage', 'option', 'flag', 'option_name', 'parse_bytes',
+           'Config']
 
 # %% ../../nbs/app/00_config.ipynb #6a56cbea
 import argparse, math
@@ -66,6 +67,7 @@ def parse_bytes(text: str) -> int:
 
 # %% ../../nbs/app/00_config.ipynb #c5c75421
 default_patience, patience_with_target = 5, 12   # how many times as long as fine-tuning recovery takes
+digit_recipe = dict(augment='digits', size=48, epochs=8, batch_size=64, prune=.86)
 
 # %% ../../nbs/app/00_config.ipynb #981c2d3f
 @dataclass
@@ -81,22 +83,29 @@ class Config:
     head: str = option('linear',
         'linear: one layer; mlp: dense 1024, ReLU, dropout, linear (default %(default)s)',
         choices=['linear', 'mlp'])
-    size: int = option(48, 'side of the images that the whole net learns from (default %(default)s)', 'PX')
+    augment: str = option('auto',
+        'digits: moved a little, never mirrored; photos: mirrored, cropped, recoloured; '
+        'none (default: by the images)',
+        choices=['auto', 'digits', 'photos', 'none'])
+    size: int | None = option(None,
+        'side of the images that the whole net learns from (default: by the images)', 'PX', int)
     small_size: int | None = option(None,
-        'side of the images that the pruned net reads (default: 7/12 of --size)', 'PX', int)
-    epochs: int = option(8, 'epochs of fine-tuning (default %(default)s)', 'N')
+        'side of the images that the pruned net reads (default: 7/12 of --size; photographs: all of it)',
+        'PX', int)
+    epochs: int | None = option(None, 'epochs of fine-tuning (default: by the number of images)', 'N', int)
     patience: int | None = option(None, 'recovery after pruning lasts N times --epochs '
-        f'(default {default_patience}; {patience_with_target} with a target)', 'N', int)
-    prune: float = option(.86,
-        'share of channels cut, 0 ≤ R < 1 (default %(default)s); a target finds its own, from there on', 'R')
+        f'(default {default_patience}, for photographs 1; {patience_with_target} with a target)', 'N', int)
+    prune: float | None = option(None, 'share of channels cut, 0 ≤ R < 1 (default .86, for photographs .5); '
+        'a target finds its own, from there on', 'R', float)
     target_bytes: int | None = option(None, 'largest file to ship: 130000, 130k or 0.13M', 'B', parse_bytes)
     target_latency: float | None = option(None,
         'longest time for one image on one thread of this machine', 'MS', float)
     max_drop: float | None = option(None,
         'cut on while the accuracy lost on validation images is surely below D', 'D', float)
     baseline: bool = flag('a control in the same ledger: a plain CNN, trained from scratch')
-    batch_size: int = option(64,
-        'images at a time in each process (default %(default)s); halved while memory runs out', 'N')
+    batch_size: int | None = option(None,
+        'images at a time in each process (default: by the number of images, 64 at most); '
+        'halved while memory runs out', 'N', int)
     grad_checkpointing: bool = flag('recompute activations instead of keeping them: less memory, more time')
     compile: bool = flag('CUDA: forward and backward pass as one graph each; pays if training takes minutes')
     seed: int = option(0,
@@ -126,7 +135,8 @@ def stages(self: Config) -> tuple[Stage, ...]:
 @patch(as_prop=True)
 def small_px(self: Config) -> int:
     "Side of the images that the pruned net reads, in pixels"
-    return max(8, 4*round(self.size*7/48)) if self.small_size is None else self.small_size
+    if self.small_size is not None: return self.small_size
+    return self.size if self.augment == 'photos' else max(8, 4*round(self.size*7/48))
 
 @patch(as_prop=True)
 def margin(self: Config) -> float:
@@ -136,8 +146,9 @@ def margin(self: Config) -> float:
 @patch(as_prop=True)
 def recovery_epochs(self: Config) -> int:
     "Epochs of recovery after pruning"
-    times = patience_with_target if self.targets else default_patience
-    return self.epochs*(times if self.patience is None else self.patience)
+    if self.patience is not None: return self.epochs*self.patience
+    if self.targets: return self.epochs*patience_with_target
+    return self.epochs*(1 if self.augment == 'photos' else default_patience)
 
 # %% ../../nbs/app/00_config.ipynb #885a4775
 in_range = {   # field → whether a value will do, and what to choose instead

@@ -32,6 +32,7 @@ class Report:
     warnings: list[Finding]
     environment: dict = field(default_factory=lambda: environment())
     options: dict = field(default_factory=dict)   # of the run
+    reasons: dict = field(default_factory=dict)   # option → why the run chose it so
     baseline: dict | None = None       # lost, gained, p: the control's int8 file against the pruned net's
     per_class: list[dict] = field(default_factory=list)   # errors before and after, of the shipped file
     seconds: float | None = None
@@ -153,6 +154,9 @@ against the fine-tuned net{% if report.baseline %}; baseline: a plain CNN traine
 <img alt="Validation loss by epoch, confusion matrix, and mistakes of each class" src="{{ curves }}">
 <h2>Mistakes it was surest of</h2>
 <img alt="Images that were read wrong, with their class and the answer" src="{{ mistakes }}">
+{% if report.reasons %}<h2>Chosen by a look at the images</h2>
+<ul>{% for name, reason in report.reasons.items() %}<li>{{ name|replace('_', ' ') }}
+{{ report.options[name] }}: {{ reason }}</li>{% endfor %}</ul>{% endif %}
 {% if skipped -%}
 <p>{{ skipped|length }} left out: {{ skipped[:20]|join(' ') }}{{ ' …' if skipped|length > 20 }}</p>
 {%- endif %}

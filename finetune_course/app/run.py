@@ -22,6 +22,7 @@ from ..predict import Predictor
 from ..evaluate import measure
 from ..distribute import init_distributed
 from .config import Config
+from .recipe import complete, report_choices
 from .run_dir import RunDir
 from .search import Job, read_splits, starting_candidate
 from .train import Trainer, train_stages
@@ -39,7 +40,8 @@ def write_report(job: Job, trainer: Trainer, hist: pd.DataFrame, started: float)
     log.info(f'measuring on {len(splits.test):,} held-out images')
     resumed = ckpt.resumed is not None
     report = Report(
-        **judge(job), seed=job.cfg.seed, options=asdict(job.cfg), data=data_record(job.cfg, splits),
+        **judge(job), seed=job.cfg.seed, options=asdict(job.cfg), reasons=job.reasons,
+        data=data_record(job.cfg, splits),
         seconds=round(time.perf_counter() - started, 1), training_seconds=round(trainer.seconds, 1),
         seconds_count='since the run was resumed' if resumed else 'the whole run',
         resumed_from_step=ckpt.resumed, processes=max(1, num_distrib()))
@@ -58,19 +60,21 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     started = time.perf_counter()
     folder = RunDir(cfg.out, cfg.force, cfg.resume)
     if not rank_distrib(): check_outside_data(cfg, folder.path)
+    cfg, reasons = complete(cfg)
     splits = read_splits(cfg)
     train, valid, test = splits[cfg.size]
     cfg.check_drop(len(valid))
     n = len({*train.skipped, *test.skipped})
     if n: log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
+    report_choices(cfg, reasons)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
         if cfg.resume and not has_checkpoint(ckpt.folder):
             log.info(f'no checkpoint in {folder.partial}: the run is started afresh')
         check_same_run(cfg, train, ckpt)
         compute_once(ckpt.folder/'run.json', lambda: resume_key(cfg, train))
-        job = Job(cfg, splits, out)
+        job = Job(cfg, splits, out, reasons)
         trainer = Trainer(job, ckpt, show)
         report = write_report(job, trainer, train_stages(trainer, candidate), started)
     return folder.path, report

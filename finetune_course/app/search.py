@@ -14,7 +14,7 @@ __all__ = ['log', 'Job', 'check_same_images', 'read_splits', 'n_training_images'
 import copy, logging
 from bisect import bisect_left
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Job:
     cfg: Config
     splits: dict[int, Splits]   # the same images at each size, in pixels
     out: Path                   # folder of the stages' files
+    reasons: dict[str, str] = field(default_factory=dict)   # of what was chosen by the images
 
     def file(self, stage: Stage) -> Path: return self.out/stage.file
     def part(self, name: str) -> list[Images]: return [getattr(s, name) for s in self.splits.values()]
