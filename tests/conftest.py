@@ -77,8 +77,8 @@ def all_files(folder):
 def quick_clock(monkeypatch):
     "Files are timed with a few calls, for tests to which their times do not matter"
     from finetune_course import evaluate
-    def latency(a, b, bs=1, real=evaluate.latency, **counts): return real(a, b, bs, runs=3, warmup=1)
-    monkeypatch.setattr(evaluate, 'latency', latency)
+    def latencies(files, bs=1, *counts, real=evaluate.latencies): return real(files, bs, runs=3, warmup=1)
+    monkeypatch.setattr(evaluate, 'latencies', latencies)
 
 # --- Images
 

@@ -51,7 +51,7 @@ def select_within_targets(
 # %% ../../nbs/app/05b_judge.ipynb #be4e61af
 def with_times_of(rows: list[Row], others: list[Row]) -> list[Row]:
     "Copies of the rows with the times of others of the same files"
-    times = 'latency_ms_b1', 'latency_ms_b64', 'faster_b1', 'faster_b64'
+    times = [f'{k}_b{bs}' for k in ('latency_ms', 'faster', 'faster_range') for bs in (1, 64)]
     return [replace(r, **{k: getattr(o, k) for k in times}) for r, o in zip(rows, others, strict=True)]
 
 def compare_files(a: Path, b: Path, *tests: Images) -> dict:

@@ -36,8 +36,10 @@ class Row:
     p: float | None = None       # McNemar's
     ece: float | None = None     # expected calibration error
     smaller: float = 1.     # first row's bytes over this row's
-    faster_b1: float = 1.   # first row's latency over this row's, both from the same A B A B
+    faster_b1: float = 1.   # first row's latency over this row's, both from the same turns
     faster_b64: float = 1.
+    faster_range_b1: list[float] | None = None    # quartiles of that ratio over the turns
+    faster_range_b64: list[float] | None = None
 
 # %% ../../nbs/base/10_ledger.ipynb #6ee8b412
 def format_p(p: float) -> str:
@@ -45,6 +47,9 @@ def format_p(p: float) -> str:
     return f'{p:.3f}' if p >= .0005 else '<0.001'
 
 # %% ../../nbs/base/10_ledger.ipynb #e506067b
+def _ratio(middle, quartiles):
+    return f'{middle:.1f}×' + (' [{:.1f}, {:.1f}]'.format(*quartiles) if quartiles else '')
+
 _columns = {
     'stage': lambda r: r.stage,
     'file': lambda r: r.file,
@@ -59,10 +64,11 @@ _columns = {
     'lost/gained': lambda r: '' if r.lost is None else f'{r.lost}/{r.gained}',
     'p': lambda r: '' if r.p is None else format_p(r.p),
     'smaller': lambda r: f'{r.smaller:.1f}×',
-    'faster, 1/64': lambda r: f'{r.faster_b1:.1f}×/{r.faster_b64:.1f}×',
+    'faster, batch 1': lambda r: _ratio(r.faster_b1, r.faster_range_b1),
+    'faster, batch 64': lambda r: _ratio(r.faster_b64, r.faster_range_b64),
 }
-_note = ('medians; p: exact McNemar test against the first row; "faster": the ratio in an A B A B run '
-         'with the first row, not the quotient of two columns.')
+_note = ('medians; p: exact McNemar test against the first row; "faster": the median ratio to the first row, '
+         'turn by turn [quartiles], not the quotient of two columns.')
 
 def _aligned(cells, left):
     width = max(map(len, cells))
