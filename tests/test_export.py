@@ -1,6 +1,8 @@
 "The files of a finished run are what they promise to be."
+import logging
 import numpy as np, onnx, torch
 from conftest import report_of
+from finetune_course.base.onnxfile import quiet_logger
 from finetune_course.data import load
 from finetune_course.export import load_model
 from finetune_course.predict import Predictor
@@ -22,3 +24,9 @@ def test_pruned_weights_load_and_agree_with_their_onnx(done, digits):
     xb = (x.float()/255 - spec.mean[0])/spec.std[0]
     with torch.no_grad(): want = model(xb).numpy()
     assert np.abs(Predictor(done/'pruned.onnx').logits(x) - want).max() < 1e-3
+
+def test_a_quiet_logger_leaves_no_handler_behind(monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, 'handlers', [])
+    with quiet_logger(): logging.info('advice')   # as ONNX Runtime's quantizer does it
+    assert root.handlers == []

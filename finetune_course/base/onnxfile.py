@@ -147,8 +147,11 @@ def check_classes(path: str | Path, labels: list[str], vocab: list[str]):
 @contextlib.contextmanager
 def quiet_logger(name: str = ''):
     "Within the block a logger keeps its warnings to itself: they are about what is taken care of here."
-    log = logging.getLogger(name)
+    log, silent = logging.getLogger(name), logging.NullHandler()
     level = log.level
     log.setLevel(logging.ERROR)
+    log.addHandler(silent)   # without any, a bare `logging.info` would give the root logger one for good
     try: yield
-    finally: log.setLevel(level)
+    finally:
+        log.removeHandler(silent)
+        log.setLevel(level)
