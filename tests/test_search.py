@@ -70,8 +70,8 @@ def test_a_first_cut_too_deep_is_made_gentler(digits, tmp_path, monkeypatch, cap
         if len(files) == 2: rows[1].difference_low = next(lost)
         return rows
     monkeypatch.setattr(search, 'measure', measure)
-    cfg = digits_config(data=str(digits), arch='plain_cnn', weights='random', size=16, epochs=1, patience=1, prune=.8,
-                 max_drop=.49, out=str(tmp_path/'r'))
+    cfg = digits_config(data=str(digits), arch='plain_cnn', weights='random', size=16, epochs=1, patience=1,
+                        prune=.8, max_drop=.49, out=str(tmp_path/'r'))
     path, _ = run(cfg)
     cuts = [s.split('%')[0] for s in caplog.messages if s.startswith('pruning')]
     assert cuts == [f'pruning {p}' for p in (80, 68, 49, 25)]

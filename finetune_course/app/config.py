@@ -135,8 +135,7 @@ def stages(self: Config) -> tuple[Stage, ...]:
 @patch(as_prop=True)
 def small_px(self: Config) -> int:
     "Side of the images that the pruned net reads, in pixels"
-    if self.small_size is not None: return self.small_size
-    return self.size if self.augment == 'photos' else max(8, 4*round(self.size*7/48))
+    return max(8, 4*round(self.size*7/48)) if self.small_size is None else self.small_size
 
 @patch(as_prop=True)
 def margin(self: Config) -> float:
@@ -146,9 +145,8 @@ def margin(self: Config) -> float:
 @patch(as_prop=True)
 def recovery_epochs(self: Config) -> int:
     "Epochs of recovery after pruning"
-    if self.patience is not None: return self.epochs*self.patience
-    if self.targets: return self.epochs*patience_with_target
-    return self.epochs*(1 if self.augment == 'photos' else default_patience)
+    times = patience_with_target if self.targets else default_patience
+    return self.epochs*(times if self.patience is None else self.patience)
 
 # %% ../../nbs/app/00_config.ipynb #885a4775
 in_range = {   # field → whether a value will do, and what to choose instead

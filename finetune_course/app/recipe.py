@@ -23,7 +23,7 @@ def kind_of(seen: Survey) -> tuple[str, str]:   # 'digits' or 'photos', and why
     "Whether images may be mirrored and recoloured"
     if all(len(c) == 1 for c in seen.vocab): return 'digits', 'each class is called by one character'
     if seen.grey: return 'digits', 'the images are grey'
-    return 'photos', 'the images have colours, and the classes names'
+    return 'photos', 'the images are in colour, and the classes have names'
 
 def augmentation(kind: str) -> list[Transform]:   # batch transforms, for training
     "What `--augment` names"
@@ -51,15 +51,18 @@ def choose_recipe(cfg: Config, seen: Survey) -> tuple[Config, dict[str, str]]:  
         if getattr(cfg, name) not in (None, 'auto'): return getattr(cfg, name)
         chosen[name], reasons[name] = value, reason
         return value
-    kind = choose('augment', kind, why)
+    kind = choose('augment', kind, why) if cfg.augment != 'none' else kind   # unmoved photographs are photographs
     photos = kind == 'photos'
     size = min(photo_side, max(48, 16*round(seen.side/16))) if photos else digit_recipe['size']
-    choose('size', size, f'{"photographs" if photos else "digits"} of {seen.side} pixels')
+    size = choose('size', size, f'{"photographs" if photos else "digits"} of {seen.side} pixels')
     n = f'{seen.n:,} images to learn from'
     bs = choose('batch_size', batch_size_for(seen.n), n)
-    choose('epochs', epochs_for(seen.n, bs, 'photos' if photos else 'digits'), f'{n}, {bs} at a time')
-    ratio = .5 if photos else digit_recipe['prune']
-    choose('prune', ratio, 'photographs need more channels' if photos else 'digits need few channels')
+    choose('epochs', epochs_for(seen.n, bs, kind), f'{n}, {bs} at a time')
+    if not photos: choose('prune', digit_recipe['prune'], 'digits need few channels')
+    else:
+        choose('prune', .5, 'photographs need more channels than digits')
+        choose('small_size', size, 'photographs keep their size')
+        if not cfg.targets: choose('patience', 1, 'photographs take long to read')
     return replace(cfg, **chosen), reasons
 
 # %% ../../nbs/app/00b_recipe.ipynb #24e0000f
@@ -67,12 +70,9 @@ log = logging.getLogger(__name__)
 
 def complete(cfg: Config) -> tuple[Config, dict[str, str]]:   # nothing `None` or `auto` that training needs
     "`choose_recipe` for the images of `cfg.data`"
-    if is_shards(cfg.data):
-        open_fields = {k: v for k, v in digit_recipe.items() if getattr(cfg, k) in (None, 'auto')}
-        cfg = replace(cfg, **open_fields)
-        reasons = dict.fromkeys(open_fields, 'a stream is not read beforehand')
-    else: cfg, reasons = choose_recipe(cfg, survey(cfg.data))
-    return cfg, reasons
+    if not is_shards(cfg.data): return choose_recipe(cfg, survey(cfg.data))
+    chosen = {k: v for k, v in digit_recipe.items() if getattr(cfg, k) in (None, 'auto')}
+    return replace(cfg, **chosen), dict.fromkeys(chosen, 'a stream is not read beforehand')
 
 def report_choices(cfg: Config, reasons: dict[str, str]):
     "A line a choice, to the log"
