@@ -33,7 +33,7 @@ def test_a_survey_counts_what_is_learned_from(squares, digits, parts):
     assert survey(digits).n == 58   # of 73 files, a fifth held out
 
 def test_what_is_given_is_kept(squares):
-    given = dict(augment='none', size=40, epochs=2, batch_size=4, prune=.3)
+    given = dict(augment='none', size=40, small_size=20, epochs=2, patience=3, batch_size=4, prune=.3)
     cfg, reasons = complete(Config(data=str(squares('s', ['rose', 'tulip'])), **given))
     assert {k: getattr(cfg, k) for k in given} == given and not reasons
 

@@ -51,7 +51,7 @@ def choose_recipe(cfg: Config, seen: Survey) -> tuple[Config, dict[str, str]]:  
         if getattr(cfg, name) not in (None, 'auto'): return getattr(cfg, name)
         chosen[name], reasons[name] = value, reason
         return value
-    kind = choose('augment', kind, why) if cfg.augment != 'none' else kind   # unmoved photographs are photographs
+    if cfg.augment != 'none': kind = choose('augment', kind, why)   # unmoved photographs are photographs
     photos = kind == 'photos'
     size = min(photo_side, max(48, 16*round(seen.side/16))) if photos else digit_recipe['size']
     size = choose('size', size, f'{"photographs" if photos else "digits"} of {seen.side} pixels')
