@@ -93,7 +93,9 @@ def _how_good(logits, y):
     right = logits.argmax(1) == y
     low, high = wilson(int(right.sum()), len(y))
     error, _ = calibration(softmax(logits, 1), y)
-    return dict(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high, n=len(y), ece=error)
+    class_mean = float(np.mean([right[y == c].mean() for c in np.unique(y)]))
+    return dict(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high, n=len(y), ece=error,
+                class_mean=class_mean)
 
 def _how_fast(files):
     "Of each file: median milliseconds, and how many times faster than the first in the same turn"

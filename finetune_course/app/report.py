@@ -49,6 +49,20 @@ class Report:
     def shipped_row(self) -> Row: return next(r for r in self.rows if r.stage == self.shipped)
 
     @property
+    def title(self) -> str: return f'{Path(self.data["source"]).name}: ship {self.shipped_row.file}'
+
+    @property
+    def choice(self) -> str:
+        "What was chosen and what it is worth, in words"
+        row, first = self.shipped_row, self.rows[0]
+        right, before = (round(r.accuracy*r.n) for r in (row, first))
+        said = f'{row.file} has {row.bytes/1000:,.0f} KB'
+        if row is not first:
+            said += f', {row.smaller:.1f} times less than the fine-tuned net, and is {row.faster_b1:.1f} times as fast'
+        said += f'. Of {row.n:,} held-out images it reads {right:,} right'
+        return said + (f', the fine-tuned net {before:,}.' if row is not first else '.')
+
+    @property
     def baseline_line(self) -> str:
         "How the control did, in one line"
         b = self.baseline
@@ -113,6 +127,7 @@ def plot_run(report: Report, hist, test, pred):
     for stage, h in hist.groupby(level='stage', sort=False):
         curves.plot(h.index.get_level_values('epoch'), h.valid_loss, 'o-', label=stage)
     curves.set(xlabel='epoch', ylabel='validation loss')
+    curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend()
     classes = pd.DataFrame(report.per_class).set_index('class')
     worst = classes['errors after'].nlargest(20).index
@@ -123,38 +138,46 @@ def plot_run(report: Report, hist, test, pred):
     errors = pd.DataFrame(before_and_after).loc[names].rename(short_label)
     turned = max(map(len, names)) > 2
     errors.plot.bar(ax=bars, rot=90*turned, xlabel='', ylabel='images read wrong')
+    bars.yaxis.get_major_locator().set_params(integer=True)
     return fig
 
 # %% ../../nbs/app/06_report.ipynb #ecc996b4
 page = '''<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>finetune_course: report</title>
+<title>{{ report.title }}</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 84rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto;
   padding: 0 1rem }
-table { border-collapse: collapse; font-size: .75rem; display: block; overflow-x: auto }
+table { border-collapse: collapse; font-size: .9rem; display: block; overflow-x: auto }
 td, th { padding: .3rem .35rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 td:first-child, th:first-child { text-align: left }
 img { max-width: 100% }
+details table { font-size: .75rem }
+summary { cursor: pointer; margin: 1rem 0 }
 </style>
-<h1>{{ report.data.classes|length }} classes, read and measured</h1>
-<p>Recommended: <b>{{ report.shipped }}</b>, {{ report.shipped_row.file }},
-chosen on {{ count(report.data.valid) }} validation images;
-every row is measured from the file it names, on {{ count(report.data.test) }} held-out ones.</p>
+<h1>{{ report.title }}</h1>
+<p>{{ report.choice }} It was chosen on {{ count(report.data.valid) }} validation images, and measured on others.</p>
 {% for finding in report.warnings %}<p><b>Warning:</b> {{ finding.message }}</p>
 {% endfor %}
+<img alt="Accuracy of each file against its size and its time for one image; the chosen one is ringed"
+ src="{{ candidates }}">
+{{ report.ledger.brief()|safe }}
+<p>lost/gained: images that turned wrong, and right, against the fine-tuned net; p: the chance of at least so uneven
+a split if both were equally good.{% if report.baseline %} Baseline: a plain CNN trained from scratch;
+{{ report.baseline_line }}.{% endif %}</p>
+<details><summary>All that was measured</summary>
 {{ report.ledger._repr_html_()|safe }}
-<p>px: side of the images that the net reads; lost and gained: images that turned wrong, and right,
-against the fine-tuned net{% if report.baseline %}; baseline: a plain CNN trained from scratch{% endif %}.</p>
-{% if report.baseline %}<p>{{ report.baseline_line }}</p>{% endif %}
-<p>Expected calibration error:
+<p>px: side of the images that the net reads. Mean of classes: each class counts alike, however many images it has.
+Expected calibration error:
 {% for r in report.rows %}{{ r.stage }} {{ '%.3f' % r.ece }}{{ ', ' if not loop.last }}{% endfor %}.</p>
+</details>
 <h2>Training, what is taken for what, and who pays
 {%- if report.per_class|length > 20 %} (the 20 classes with the most mistakes){% endif %}</h2>
 <img alt="Validation loss by epoch, confusion matrix, and mistakes of each class" src="{{ curves }}">
 <h2>Mistakes it was surest of</h2>
 <img alt="Images that were read wrong, with their class and the answer" src="{{ mistakes }}">
-{% if report.reasons %}<h2>Chosen by a look at the images</h2>
+<h2>How it was made</h2>
+{% if report.reasons %}<p>Chosen by a look at the images:</p>
 <ul>{% for name, reason in report.reasons.items() %}<li>{{ name|replace('_', ' ') }}
 {{ report.options[name] }}: {{ reason }}</li>{% endfor %}</ul>{% endif %}
 {% if skipped -%}
@@ -180,10 +203,11 @@ def html_page(
 ) -> str:
     "The report for people"
     import jinja2
-    from finetune_course.base.pictures import plot_worst
+    from finetune_course.base.pictures import plot_candidates, plot_worst
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(page)
     return template.render(
         report=report, count='{:,}'.format, skipped=report.data['skipped'],
         versions=_listed(report.environment['versions']), options=_listed(report.options),
+        candidates=inline_png(plot_candidates(report.rows, report.shipped)),
         curves=inline_png(plot_run(report, hist, test, p.argmax(1))),
         mistakes=inline_png(plot_worst(test, p)))

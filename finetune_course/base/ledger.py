@@ -9,6 +9,7 @@ __all__ = ['Row', 'format_p', 'Ledger']
 
 # %% ../../nbs/base/10_ledger.ipynb #febf294f
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -35,6 +36,7 @@ class Row:
     difference_low: float | None = None  # lower 95 % bound of the paired difference of accuracy
     p: float | None = None       # McNemar's
     ece: float | None = None     # expected calibration error
+    class_mean: float | None = None   # accuracy, averaged over the classes: each counts alike
     smaller: float = 1.     # first row's bytes over this row's
     faster_b1: float = 1.   # first row's latency over this row's, both from the same turns
     faster_b64: float = 1.
@@ -57,6 +59,7 @@ _columns = {
     'gzip KB': lambda r: f'{r.gzip_bytes/1000:,.1f}',
     'weights': lambda r: f'{r.params:,}',
     'accuracy [95 %]': lambda r: f'{r.accuracy:.4f} [{r.accuracy_low:.4f}, {r.accuracy_high:.4f}]',
+    'mean of classes': lambda r: '' if r.class_mean is None else f'{r.class_mean:.4f}',
     'n': lambda r: f'{r.n:,}',
     'px': lambda r: str(r.image_size),
     'ms, batch 1': lambda r: f'{r.latency_ms_b1:.3f}',
@@ -67,6 +70,7 @@ _columns = {
     'faster, batch 1': lambda r: _ratio(r.faster_b1, r.faster_range_b1),
     'faster, batch 64': lambda r: _ratio(r.faster_b64, r.faster_range_b64),
 }
+_few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster, batch 1'   # what most ask for
 _note = ('medians; p: exact McNemar test against the first row; "faster": the median ratio to the first row, '
          'turn by turn [quartiles], not the quotient of two columns.')
 
@@ -79,9 +83,9 @@ def _html_row(cells, tag): return '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>'
 # %% ../../nbs/base/10_ledger.ipynb #6014e039
 class Ledger(list):
     "Rows of the ledger, shown as a table in a notebook, in a terminal and in the report."
-    def cells(self) -> list[list[str]]:
+    def cells(self, columns: Iterable[str] = _columns) -> list[list[str]]:
         "The table's text, a list a row"
-        return [[text(row) for text in _columns.values()] for row in self]
+        return [[_columns[name](row) for name in columns] for row in self]
 
     def __str__(self):
         columns = zip(_columns, *self.cells())
@@ -89,7 +93,14 @@ class Ledger(list):
         return '\n'.join('  '.join(line).rstrip() for line in zip(*aligned))
     __repr__ = __str__
 
+    def _table(self, columns):
+        head, body = _html_row(columns, 'th'), ''.join(_html_row(cells, 'td') for cells in self.cells(columns))
+        return f'<table><thead>{head}</thead><tbody>{body}</tbody></table>'
+
+    def brief(self) -> str:
+        "HTML of the few columns that matter to most"
+        return self._table(_few)
+
     def _repr_html_(self):
-        head, body = _html_row(_columns, 'th'), ''.join(_html_row(cells, 'td') for cells in self.cells())
         note = f'<p>{escape(self[0].runtime)}; {_note}</p>' if self else ''
-        return f'<table><thead>{head}</thead><tbody>{body}</tbody></table>{note}'
+        return self._table(_columns) + note
