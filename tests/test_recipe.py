@@ -33,7 +33,7 @@ def test_a_survey_counts_what_is_learned_from(squares, digits, parts):
     assert survey(digits).n == 58   # of 73 files, a fifth held out
 
 def test_what_is_given_is_kept(squares):
-    given = dict(augment='none', size=40, small_size=20, epochs=2, patience=3, batch_size=4, prune=.3)
+    given = dict(augment='none', size=40, small_size=20, epochs=2, patience=3, batch_size=4, prune=.3, shorten='no')
     cfg, reasons = complete(Config(data=str(squares('s', ['rose', 'tulip'])), **given))
     assert {k: getattr(cfg, k) for k in given} == given and not reasons
 
@@ -60,4 +60,5 @@ def test_photographs_learn_with_the_head_first_and_resume(squares, tmp_path, cap
     assert not (tmp_path/'r').exists()
     assert main([*map(str, args), '--out', str(tmp_path/'r'), '--resume']) == 0
     whole, resumed = all_files(tmp_path/'whole'), all_files(tmp_path/'r')
-    for name in 'model.onnx', 'whole.int8.onnx', 'pruned.onnx', 'history.csv': assert whole[name] == resumed[name], name
+    for name in 'model.onnx', 'whole.int8.onnx', 'short.onnx', 'pruned.onnx', 'history.csv':
+        assert whole[name] == resumed[name], name

@@ -58,9 +58,12 @@ def choose_recipe(cfg: Config, seen: Survey) -> tuple[Config, dict[str, str]]:  
     n = f'{seen.n:,} images to learn from'
     bs = choose('batch_size', batch_size_for(seen.n), n)
     choose('epochs', epochs_for(seen.n, bs, kind), f'{n}, {bs} at a time')
-    if not photos: choose('prune', digit_recipe['prune'], 'digits need few channels')
+    if not photos:
+        choose('shorten', 'no', 'pruning drops what digits do without')
+        choose('prune', digit_recipe['prune'], 'digits need few channels')
     else:
-        choose('prune', .5, 'photographs need more channels than digits')
+        choose('shorten', 'yes', 'the end of a net made for 1,000 classes may be spare')
+        choose('prune', .52, 'photographs need more channels than digits')
         choose('small_size', size, 'photographs keep their size')
         if not cfg.targets: choose('patience', 1, 'photographs take long to read')
     return replace(cfg, **chosen), reasons

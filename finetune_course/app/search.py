@@ -7,8 +7,8 @@ Docs: https://finetune-course.github.io/finetune_course/app/search.html.md"""
 # %% auto #0
 __all__ = ['log', 'Job', 'check_same_images', 'read_splits', 'n_training_images', 'accepts_images', 'with_small_input',
            'explained', 'starting_candidate', 'export_small', 'randomize_bn_biases_', 'within_budget',
-           'find_gentlest_cut', 'find_prune_ratio', 'prune_once', 'sure_difference', 'prune_to_goal',
-           'baseline_candidate', 'find_baseline_width']
+           'find_spare_parts', 'find_gentlest_cut', 'find_prune_ratio', 'prune_once', 'sure_difference',
+           'prune_to_goal', 'baseline_candidate', 'find_baseline_width']
 
 # %% ../../nbs/app/03_search.ipynb #c88070e9
 import copy, logging
@@ -23,7 +23,7 @@ from torch import nn
 from fastai.torch_core import set_seed
 from ..base.errors import InputError
 from ..base.shards import is_shards
-from ..data import Images, Splits, load_splits
+from ..data import Images, Splits, dataloaders, load_splits
 from ..backbone import create_pretrained, pixel_stats, plain_cnn, replace_head_
 from ..export import Candidate, Spec, export_onnx
 from ..evaluate import latency, measure
@@ -31,6 +31,7 @@ from ..prune import n_channels, prune, prune_recover, with_grey_input
 from ..quantize import quantize_onnx
 from ..stream import StreamedImages, sample_shards
 from ..distribute import broadcast_from_rank0
+from ..transfer import probe_depths, spare_parts
 from .config import Config, Stage, baseline_stages, cut_stages, whole_stages
 
 # %% ../../nbs/app/03_search.ipynb #14c5b5bf
@@ -110,7 +111,8 @@ def starting_candidate(cfg: Config, vocab: list[str], grey: bool = False) -> Can
         if accepts_images(candidate): continue
         px = candidate.spec.px
         raise InputError(f'{arch} cannot read images of {px}×{px} pixels; choose another {option} or --arch.')
-    with explained(f'{arch} cannot be pruned {remedy}, or --prune 0.'): prune(small, cfg.prune)
+    with explained(f'{arch} cannot be pruned {remedy}, or --prune 0.'):
+        prune(small, cfg.prune, side=cfg.blind_side)
     return whole
 
 # %% ../../nbs/app/03_search.ipynb #ddf72d6c
@@ -135,16 +137,30 @@ def within_budget(job: Job, candidate: Candidate, stages: tuple[Stage, Stage] = 
     times = [latency(job.file(whole_stages[0]), f)[1] for f in files]   # by turns, as in the ledger
     return min(times) <= .9*job.cfg.target_latency
 
+# %% ../../nbs/app/03_search.ipynb #24f00001
+def find_spare_parts(job: Job, candidate: Candidate, most: int = 1000) -> list[str]:
+    "Parts of the pretrained body that a linear reader of `most` training images does without"
+    train = job.splits[job.cfg.size].train
+    some = train.take(range(0, len(train), max(1, len(train)//most)))
+    dls = dataloaders(some, some, mean=candidate.spec.mean, std=candidate.spec.std, aug=[])
+    accuracy = probe_depths(candidate.net, dls.valid)
+    spare = spare_parts(accuracy)
+    log.info(f'a linear reader gets {accuracy.drop(spare).iloc[-1]:.3f} of some training images right '
+             f'without {", ".join(spare)}, {accuracy.iloc[-1]:.3f} with all')
+    return spare
+
 # %% ../../nbs/app/03_search.ipynb #68f67882
 def find_gentlest_cut(
     candidate: Candidate,
     fits,             # pruned candidate → whether it is small or fast enough
     low: float = 0., top: float = .97,  # where to look
+    side: int = 2,    # as for `prune`
 ) -> float:           # the `ratio` for `prune`, in hundredths
     "The smallest share of channels whose loss makes the net fit; raises `InputError` if none does."
-    def fits_at(r): return fits(prune(candidate, r/100))
+    def cut(r): return prune(candidate, r/100, side=side)
+    def fits_at(r): return fits(cut(r))
     def cuttable(r):
-        try: return bool(prune(candidate, r/100))
+        try: return bool(cut(r))
         except InputError: return False
     lo, hi = round(100*low), round(100*top)
     while hi > lo and not cuttable(hi): hi -= 1   # the last hundredths may leave a layer without channels
@@ -161,15 +177,17 @@ def find_prune_ratio(job: Job, whole: Candidate) -> float:
     "`cfg.prune`, or the gentlest deeper cut that meets the target of bytes or milliseconds"
     cfg = job.cfg
     def fits(candidate): return within_budget(job, candidate)
-    if not (cfg.target_bytes or cfg.target_latency) or fits(prune(whole, cfg.prune)): return cfg.prune
-    return find_gentlest_cut(whole, fits, cfg.prune)
+    if not (cfg.target_bytes or cfg.target_latency): return cfg.prune
+    if fits(prune(whole, cfg.prune, side=cfg.blind_side)): return cfg.prune
+    return find_gentlest_cut(whole, fits, cfg.prune, side=cfg.blind_side)
 
 # %% ../../nbs/app/03_search.ipynb #ef968b5a
 def prune_once(job: Job, candidate: Candidate, ratio: float, dls, **kwargs) -> tuple[Candidate, pd.DataFrame]:
     "Cut and recover"
     px = candidate.spec.px
     log.info(f'pruning {ratio:.0%} of the channels and recovering on images of {px}×{px} pixels')
-    return prune_recover(candidate, dls, ratio, job.cfg.recovery_epochs, seed=job.cfg.seed, **kwargs)
+    return prune_recover(candidate, dls, ratio, job.cfg.recovery_epochs, seed=job.cfg.seed,
+                         side=job.cfg.blind_side, **kwargs)
 
 def sure_difference(job: Job, candidate: Candidate) -> float:
     "The lower 95 % bound of the int8 file's gain over the whole net; below 0 it may be worse"
