@@ -2,11 +2,13 @@
 
     python -m bench.transfer labels [WAY ...] [--photos FOLDER]
     python -m bench.transfer depth [WAY ...] [--photos FOLDER]
+    python -m bench.transfer probe [--photos FOLDER]
 
 labels: accuracy against labels a class, on digits and, given a folder with train/ and test/, on photographs. All
 ways see the same pixels. A net that begins with random weights is trained for twice as many steps as the
 pretrained one, the plain CNN, whose steps are cheap, for six times as many.
 depth: the whole net, and one that ends after its fifth stage, each with one rate and with rates by layer group.
+probe: what a linear reader makes of each part of the frozen net, cross-validated on 1,000 images.
 Each way climbs a ladder of three learning rates on images that are neither learned from nor reported, on a seed
 of its own, and keeps the best."""
 import math
@@ -27,6 +29,7 @@ from finetune_course.base.modules import drop_modules_, headless
 from finetune_course.data import dataloaders, load, split
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of
+from finetune_course.transfer import probe_depths
 
 arch, bs, every = 'tf_efficientnet_lite0', 32, 0   # 0 labels a class: all there are
 labels, few, rate_seed = (1, 3, 10, 30, 100, every), 10, 100
@@ -127,9 +130,17 @@ def compare(experiment, labels, results, a, names):
             measure = partial(accuracy, data, way, n, lr, seed)
             results.once(experiment, settings(data, way, n, lr), seed, measure, same=())
 
+def probe_parts(results, a, names):
+    for data in data_sets(a.photos):
+        pool, _, _ = images(data)
+        some = pool.take(range(0, len(pool), max(1, len(pool)//1000)))
+        about = dict(data=data.name, px=data.px, arch=arch, n=len(some))
+        def measure(): return probe_depths(create_pretrained(arch), batches(some)).to_dict()
+        results.once('probe', about, 0, measure, same=())
+
 all_ways = ways | depths
 experiments = dict(labels=(partial(compare, 'labels', labels), ways),
-                   depth=(partial(compare, 'depth', (100, every)), depths))
+                   depth=(partial(compare, 'depth', (100, every)), depths), probe=(probe_parts, ()))
 seeds = dict(type=int, nargs='+', default=[0, 1, 2, 3, 4], help='default: 0 1 2 3 4')
 photos = dict(type=Path, metavar='FOLDER', help='photographs, as train/ and test/ with a folder a class')
 command = partial(main, 'transfer', __doc__, experiments, seeds=seeds, photos=photos)

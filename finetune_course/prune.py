@@ -98,7 +98,8 @@ def with_grey_input(candidate: Candidate) -> Candidate:   # a copy
 def _narrow_(candidate: Candidate, goal: float, round_to: int = 8):
     "Cut all layers alike until about `goal` channels are left, in place."
     net, spec = candidate
-    if (n := n_channels(net)) > goal: cut_channels_(net, spec.px, 1 - goal/n, round_to)
+    if (n := n_channels(net)) > 1.02*goal:   # for a trifle, rounding would cut too deep
+        cut_channels_(net, spec.px, 1 - goal/n, round_to)
     if n_channels(net) > 1.25*goal:   # a layer that would lose all its channels keeps all
         raise InputError(f'{spec.arch} cannot be cut to {goal:.0f} channels, some layers would have none; '
                          'give a smaller prune ratio.')

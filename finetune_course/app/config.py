@@ -95,12 +95,14 @@ class Config:
         'side of the images that the pruned net reads (default: 7/12 of --size; photographs: all of it)',
         'PX', int)
     epochs: int | None = option(None, 'epochs of fine-tuning (default: by the number of images)', 'N', int)
+    minutes: float | None = option(None, 'budget of training time: size and epochs that are not given are '
+        'chosen to keep it, about', 'M', float)
     patience: int | None = option(None, 'recovery after pruning lasts N times --epochs '
         f'(default {default_patience}, for photographs 1; {patience_with_target} with a target)', 'N', int)
     shorten: str = option('auto', 'yes: a further candidate ends where a linear reader finds all it needs '
         '(default: for photographs)', choices=['auto', 'yes', 'no'])
     prune: float | None = option(None, 'share of channels cut, 0 ≤ R < 1, from the shortened net if there is '
-        'one (default .86, for photographs .52); a target finds its own, from there on', 'R', float)
+        'one (default .86, for photographs .53); a target finds its own, from there on', 'R', float)
     target_bytes: int | None = option(None, 'largest file to ship: 130000, 130k or 0.13M', 'B', parse_bytes)
     target_latency: float | None = option(None,
         'longest time for one image on one thread of this machine', 'MS', float)
@@ -169,6 +171,7 @@ in_range = {   # field → whether a value will do, and what to choose instead
     'patience': (lambda n: n >= 1, '1 or more'),
     'target_bytes': (lambda n: n >= 1, '1 or more'),
     'batch_size': (lambda n: n >= 2, '2 or more; BatchNorm needs them'),
+    'minutes': (lambda m: 0 < m < math.inf, 'a number above 0'),
     'target_latency': (lambda ms: 0 < ms < math.inf, 'a number above 0'),
     'max_drop': (lambda share: 0 < share < 1, 'a share of accuracy, such as 0.01'),
     'checkpoint_every': (lambda seconds: 0 < seconds < math.inf, 'a number above 0'),

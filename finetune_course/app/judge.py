@@ -21,7 +21,7 @@ from ..select import non_inferior, select, selection_findings
 from .config import Config
 from .search import Job
 from .train import from_rank0
-from .provenance import overlap_findings
+from .provenance import overlap_findings, unequal_classes
 
 # %% ../../nbs/app/05b_judge.ipynb #655e9df8
 def _fits(cfg: Config, row: Row) -> bool:
@@ -77,13 +77,13 @@ def classes_that_lost(table: pd.DataFrame) -> list[Finding]:
 # %% ../../nbs/app/05b_judge.ipynb #d0e02942
 def judge(job: Job) -> dict:
     "What the files are worth: rows of the ledger, the stage to ship, warnings, who pays, the control's duel"
-    files = {s.name: job.file(s) for s in job.cfg.stages}
+    files, splits = {s.name: job.file(s) for s in job.cfg.stages}, job.splits[job.cfg.size]
     tests = job.part('test')
     def both(): return measure(files, *job.part('valid'), speed=False), measure(files, *tests)
     on_valid, rows = from_rank0(both)
     shipped, findings = select_within_targets(job.cfg, with_times_of(on_valid, rows))
     classes = per_class(files['fine-tuned'], files[shipped], *tests)
-    findings = [*overlap_findings(job.splits[job.cfg.size]), *findings,
+    findings = [*overlap_findings(splits), *unequal_classes(splits.train), *findings,
                 *worse_than_first(next(r for r in rows if r.stage == shipped)),
                 *classes_that_lost(classes)]
     duel = compare_files(files['int8'], files['baseline int8'], *tests) if job.cfg.baseline else None

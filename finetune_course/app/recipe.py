@@ -63,7 +63,7 @@ def choose_recipe(cfg: Config, seen: Survey) -> tuple[Config, dict[str, str]]:  
         choose('prune', digit_recipe['prune'], 'digits need few channels')
     else:
         choose('shorten', 'yes', 'the end of a net made for 1,000 classes may be spare')
-        choose('prune', .52, 'photographs need more channels than digits')
+        choose('prune', .53, 'photographs need more channels than digits')
         choose('small_size', size, 'photographs keep their size')
         if not cfg.targets: choose('patience', 1, 'photographs take long to read')
     return replace(cfg, **chosen), reasons

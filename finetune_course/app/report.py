@@ -60,7 +60,9 @@ class Report:
         if row is not first:
             said += f', {row.smaller:.1f} times less than the fine-tuned net, and is {row.faster_b1:.1f} times as fast'
         said += f'. Of {row.n:,} held-out images it reads {right:,} right'
-        return said + (f', the fine-tuned net {before:,}.' if row is not first else '.')
+        said += f', the fine-tuned net {before:,}.' if row is not first else '.'
+        if not any(w.code == 'unequal-classes' for w in self.warnings): return said
+        return said + f' Averaged over the classes that is {row.class_mean:.3f}, against {first.class_mean:.3f}.'
 
     @property
     def baseline_line(self) -> str:

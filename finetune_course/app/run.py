@@ -23,11 +23,12 @@ from ..evaluate import measure
 from ..distribute import init_distributed
 from .config import Config
 from .recipe import complete, report_choices
+from .duration import plan
 from .run_dir import RunDir
 from .search import Job, read_splits, starting_candidate
-from .train import Trainer, train_stages
-from .provenance import check_outside_data, check_same_run, data_record, resume_key
-from .provenance import held_out_images, training_overlap
+from .train import Trainer, from_rank0, train_stages
+from .provenance import as_before, check_outside_data, check_same_run, data_record, resume_key
+from .provenance import held_out_images, training_overlap, unequal_classes
 from .judge import judge
 from .report import Report, html_page
 
@@ -60,7 +61,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     started = time.perf_counter()
     folder = RunDir(cfg.out, cfg.force, cfg.resume)
     if not rank_distrib(): check_outside_data(cfg, folder.path)
-    cfg, reasons = complete(cfg)
+    cfg, reasons = from_rank0(lambda: plan(*complete(as_before(cfg, folder.partial/'checkpoint'))))
     splits = read_splits(cfg)
     train, valid, test = splits[cfg.size]
     cfg.check_drop(len(valid))
@@ -68,6 +69,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     if n: log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
     report_choices(cfg, reasons)
+    for finding in unequal_classes(train): log.info(finding.message)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
         if cfg.resume and not has_checkpoint(ckpt.folder):
