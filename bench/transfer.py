@@ -59,7 +59,7 @@ class Data(NamedTuple):
 
 digits = Data('digits', 'mnist5k', 32, 'digits')
 
-def data_sets(photos): return [digits, Data('photographs', str(photos), 64, 'photos')] if photos else [digits]
+def data_sets(photos): return [digits, Data('photographs', str(photos), 48, 'photos')] if photos else [digits]
 
 @cache
 def images(data):
@@ -84,8 +84,8 @@ def start(c, plain=False, weights=None, drop=()):
     return replace_head_(net, c)
 
 def n_epochs(n, longer):
-    "100 steps for few images, as many as eight epochs for more, 400 at most"
-    return math.ceil(longer*min(400, max(100, 8*n/bs))/max(1, n//bs))
+    "60 steps for few images, as many as four epochs for more, 250 at most"
+    return math.ceil(longer*min(250, max(60, 4*n/bs))/max(1, n//bs))
 
 def train(part, kind, lr, seed, longer=1, groups=False, **net_options):
     "A trained net"
@@ -140,7 +140,7 @@ def probe_parts(results, a, names):
 
 all_ways = ways | depths
 experiments = dict(labels=(partial(compare, 'labels', labels), ways),
-                   depth=(partial(compare, 'depth', (100, every)), depths), probe=(probe_parts, ()))
+                   depth=(partial(compare, 'depth', [every]), depths), probe=(probe_parts, ()))
 seeds = dict(type=int, nargs='+', default=[0, 1, 2, 3, 4], help='default: 0 1 2 3 4')
 photos = dict(type=Path, metavar='FOLDER', help='photographs, as train/ and test/ with a folder a class')
 command = partial(main, 'transfer', __doc__, experiments, seeds=seeds, photos=photos)

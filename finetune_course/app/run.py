@@ -23,7 +23,7 @@ from ..evaluate import measure
 from ..distribute import init_distributed
 from .config import Config
 from .recipe import complete, report_choices
-from .duration import plan
+from .duration import keep_minutes, tell_duration
 from .run_dir import RunDir
 from .search import Job, read_splits, starting_candidate
 from .train import Trainer, from_rank0, train_stages
@@ -61,7 +61,8 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     started = time.perf_counter()
     folder = RunDir(cfg.out, cfg.force, cfg.resume)
     if not rank_distrib(): check_outside_data(cfg, folder.path)
-    cfg, reasons = from_rank0(lambda: plan(*complete(as_before(cfg, folder.partial/'checkpoint'))))
+    as_it_was = as_before(cfg, folder.partial/'checkpoint')
+    cfg, reasons = from_rank0(lambda: keep_minutes(*complete(as_it_was)))
     splits = read_splits(cfg)
     train, valid, test = splits[cfg.size]
     cfg.check_drop(len(valid))
@@ -69,6 +70,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     if n: log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
     report_choices(cfg, reasons)
+    from_rank0(lambda: tell_duration(cfg))
     for finding in unequal_classes(train): log.info(finding.message)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)

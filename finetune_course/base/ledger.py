@@ -88,8 +88,8 @@ class Ledger(list):
         return [[_columns[name](row) for name in columns] for row in self]
 
     def __str__(self):
-        columns = zip(_columns, *self.cells())
-        aligned = [_aligned(column, left=i < 2) for i, column in enumerate(columns)]
+        columns = zip(_few, *self.cells(_few))   # a terminal is narrow
+        aligned = [_aligned(column, left=i < 1) for i, column in enumerate(columns)]
         return '\n'.join('  '.join(line).rstrip() for line in zip(*aligned))
     __repr__ = __str__
 
