@@ -9,8 +9,9 @@ __all__ = ['log', 'worth_telling', 'StepClock', 'seconds_a_step', 'estimate_minu
            'tell_duration']
 
 # %% ../../nbs/app/00c_duration.ipynb #a6f94adb
-import logging, math, time
+import json, logging, time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np, torch
 from torch import nn
@@ -74,9 +75,16 @@ def within_minutes(cfg: Config, reasons: dict[str, str], seen: Survey) -> tuple[
     reasons['epochs'] = 'as many as --minutes allow, two at least'
     return replace(chosen, epochs=max(2, int(chosen.epochs*cfg.minutes/minutes))), reasons
 
-def keep_minutes(cfg: Config, reasons: dict[str, str]) -> tuple[Config, dict[str, str]]:
+def keep_minutes(
+    cfg: Config,              # complete
+    reasons: dict[str, str],
+    unfinished: Path,         # `run.json` of a run to go on with: another clock would choose otherwise
+) -> tuple[Config, dict[str, str]]:
     "What fits in `cfg.minutes`, where those are given"
     if not cfg.minutes or is_shards(cfg.data): return cfg, reasons
+    if cfg.resume and unfinished.is_file():
+        was = json.loads(unfinished.read_text(encoding='utf-8'))
+        return replace(cfg, **{k: was[k] for k in ('size', 'small_size', 'epochs')}), reasons
     with explained(f'the time that {cfg.arch} takes cannot be estimated ({{}}); leave out --minutes.'):
         return within_minutes(cfg, reasons, survey(cfg.data))
 

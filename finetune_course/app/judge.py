@@ -21,7 +21,7 @@ from ..select import non_inferior, select, selection_findings
 from .config import Config
 from .search import Job
 from .train import from_rank0
-from .provenance import overlap_findings, unequal_classes
+from .provenance import overlap_findings, class_findings
 
 # %% ../../nbs/app/05b_judge.ipynb #655e9df8
 def _fits(cfg: Config, row: Row) -> bool:
@@ -83,7 +83,7 @@ def judge(job: Job) -> dict:
     on_valid, rows = from_rank0(both)
     shipped, findings = select_within_targets(job.cfg, with_times_of(on_valid, rows))
     classes = per_class(files['fine-tuned'], files[shipped], *tests)
-    findings = [*overlap_findings(splits), *unequal_classes(splits.train), *findings,
+    findings = [*overlap_findings(splits), *class_findings(splits.train), *findings,
                 *worse_than_first(next(r for r in rows if r.stage == shipped)),
                 *classes_that_lost(classes)]
     duel = compare_files(files['int8'], files['baseline int8'], *tests) if job.cfg.baseline else None

@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/app/provenance.html.md""
 
 # %% auto #0
 __all__ = ['may_differ', 'folder_fingerprint', 'image_fingerprints', 'is_local', 'data_record', 'overlap_findings',
-           'unequal_classes', 'resume_key', 'as_before', 'check_same_run', 'check_outside_data', 'training_overlap',
+           'class_findings', 'resume_key', 'check_same_run', 'check_outside_data', 'training_overlap',
            'held_out_images']
 
 # %% ../../nbs/app/05_provenance.ipynb #bc800861
@@ -82,15 +82,19 @@ def overlap_findings(splits: Splits) -> list[Finding]:
     return findings
 
 # %% ../../nbs/app/05_provenance.ipynb #24f00011
-def unequal_classes(train: Images, times: int = 5) -> list[Finding]:
-    "Whether one class has `times` as many training images as another"
+def class_findings(train: Images, few: int = 10, times: int = 5) -> list[Finding]:
+    "A class with fewer than `few` training images, or a `times` smaller one than another"
     if isinstance(train, StreamedImages): return []   # not counted
     n = train.y.bincount(minlength=len(train.vocab))
-    few, many = int(n.argmin()), int(n.argmax())
-    if n[many] < times*n[few]: return []
-    return [Finding('unequal-classes',
-        f'class {train.vocab[few]!r} has {n[few]:,} training images, class {train.vocab[many]!r} {n[many]:,}; '
-        'the report also averages accuracy over the classes, so that each counts alike.')]
+    least, most, found = int(n.argmin()), int(n.argmax()), []
+    said = f'class {train.vocab[least]!r} has {n[least]:,} training images'
+    if n[least] < few:
+        found.append(Finding('few-images', f'{said}; more images there will help more than any option.'))
+    if n[most] >= times*n[least]:
+        found.append(Finding('unequal-classes',
+            f'{said}, class {train.vocab[most]!r} {n[most]:,}; the report also averages accuracy over the '
+            'classes, so that each counts alike.'))
+    return found
 
 # %% ../../nbs/app/05_provenance.ipynb #10e29f58
 may_differ = 'out', 'force', 'resume', 'checkpoint_every', 'track'   # when a run goes on
@@ -100,13 +104,6 @@ def resume_key(cfg: Config, train: Images) -> dict:
     options = {k: v for k, v in asdict(cfg).items() if k not in may_differ}
     device = pick_device(cfg.device).type
     return options | dict(images=train.digest, device=device, processes=max(1, num_distrib()))
-
-def as_before(cfg: Config, checkpoint: Path) -> Config:
-    "With the size and the epochs by which an unfinished run keeps `cfg.minutes`: another clock would tell others"
-    path = checkpoint/'run.json'
-    if not (cfg.minutes and cfg.resume and path.is_file()): return cfg
-    was = json.loads(path.read_text(encoding='utf-8'))
-    return replace(cfg, **{k: was[k] for k in ('size', 'small_size', 'epochs')})
 
 def check_same_run(cfg: Config, train: Images, ckpt: Checkpoint):
     "Raise `InputError` if an unfinished run was started in another way"

@@ -27,8 +27,8 @@ from .duration import keep_minutes, tell_duration
 from .run_dir import RunDir
 from .search import Job, read_splits, starting_candidate
 from .train import Trainer, from_rank0, train_stages
-from .provenance import as_before, check_outside_data, check_same_run, data_record, resume_key
-from .provenance import held_out_images, training_overlap, unequal_classes
+from .provenance import check_outside_data, check_same_run, data_record, resume_key
+from .provenance import held_out_images, training_overlap, class_findings
 from .judge import judge
 from .report import Report, html_page
 
@@ -61,8 +61,8 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     started = time.perf_counter()
     folder = RunDir(cfg.out, cfg.force, cfg.resume)
     if not rank_distrib(): check_outside_data(cfg, folder.path)
-    as_it_was = as_before(cfg, folder.partial/'checkpoint')
-    cfg, reasons = from_rank0(lambda: keep_minutes(*complete(as_it_was)))
+    cfg, reasons = complete(cfg)
+    cfg, reasons = from_rank0(lambda: keep_minutes(cfg, reasons, folder.partial/'checkpoint'/'run.json'))
     splits = read_splits(cfg)
     train, valid, test = splits[cfg.size]
     cfg.check_drop(len(valid))
@@ -71,7 +71,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
     report_choices(cfg, reasons)
     from_rank0(lambda: tell_duration(cfg))
-    for finding in unequal_classes(train): log.info(finding.message)
+    for finding in class_findings(train): log.info(finding.message)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
         if cfg.resume and not has_checkpoint(ckpt.folder):
