@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastai.callback.core import Callback
+from fastai.torch_core import num_distrib
+from ..base.errors import InputError
 from ..base.device import pick_device
 from ..base.folders import Survey, survey
 from ..base.shards import is_shards
@@ -81,7 +83,9 @@ def keep_minutes(
     unfinished: Path,         # `run.json` of a run to go on with: another clock would choose otherwise
 ) -> tuple[Config, dict[str, str]]:
     "What fits in `cfg.minutes`, where those are given"
-    if not cfg.minutes or is_shards(cfg.data): return cfg, reasons
+    if not cfg.minutes: return cfg, reasons
+    if is_shards(cfg.data) or num_distrib():
+        raise InputError('--minutes is for images in folders and for one process; give --size and --epochs.')
     if cfg.resume and unfinished.is_file():
         was = json.loads(unfinished.read_text(encoding='utf-8'))
         return replace(cfg, **{k: was[k] for k in ('size', 'small_size', 'epochs')}), reasons
@@ -90,7 +94,7 @@ def keep_minutes(
 
 def tell_duration(cfg: Config):
     "A line to the log, where training takes long enough for one to ask"
-    if is_shards(cfg.data): return
+    if is_shards(cfg.data) or num_distrib(): return
     seen = survey(cfg.data)
     if seen.n*cfg.epochs < worth_telling: return
     minutes, smaller = estimate_minutes(cfg, seen), 16*round(cfg.size/24)

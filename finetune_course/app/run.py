@@ -26,7 +26,7 @@ from .recipe import complete, report_choices
 from .duration import keep_minutes, tell_duration
 from .run_dir import RunDir
 from .search import Job, read_splits, starting_candidate
-from .train import Trainer, from_rank0, train_stages
+from .train import Trainer, train_stages
 from .provenance import check_outside_data, check_same_run, data_record, resume_key
 from .provenance import held_out_images, training_overlap, class_findings
 from .judge import judge
@@ -62,7 +62,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     folder = RunDir(cfg.out, cfg.force, cfg.resume)
     if not rank_distrib(): check_outside_data(cfg, folder.path)
     cfg, reasons = complete(cfg)
-    cfg, reasons = from_rank0(lambda: keep_minutes(cfg, reasons, folder.partial/'checkpoint'/'run.json'))
+    if cfg.minutes: cfg, reasons = keep_minutes(cfg, reasons, folder.partial/'checkpoint'/'run.json')
     splits = read_splits(cfg)
     train, valid, test = splits[cfg.size]
     cfg.check_drop(len(valid))
@@ -70,7 +70,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     if n: log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
     report_choices(cfg, reasons)
-    from_rank0(lambda: tell_duration(cfg))
+    tell_duration(cfg)
     for finding in class_findings(train): log.info(finding.message)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)
