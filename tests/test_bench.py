@@ -76,7 +76,7 @@ def test_committed_records_have_one_shape(path):
 
 def test_committed_settings_are_those_of_the_code():
     "Else a command would make all of them again."
-    assert [p.stem for p in topics] == ['ablation', 'compress', 'pipeline', 'recipes', 'throughput']
+    assert [p.stem for p in topics] == ['ablation', 'compress', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer']
     for r in lines(folder/'results'/'compress.jsonl'):
         name = r['settings'].get('net')
         if r['experiment'] != 'nets': continue
@@ -94,7 +94,8 @@ def test_committed_settings_are_those_of_the_code():
     ('pipeline --seeds many', 'many'), ('throughput typo', 'stream-memory'), ('throughput gpu', 'add --mnist'),
     ('throughput gpu --mnist nowhere', 'nowhere lacks'), ('recipes', 'experiment'),
     ('recipes cross-validation typo', "'typo'"), ('recipes test', 'add --mnist'), ('recipes test --fly', '--fly'),
-    ('recipes agreement --mnist nowhere', 'nowhere lacks')])
+    ('recipes agreement --mnist nowhere', 'nowhere lacks'), ('photos run', '--photos FOLDER'),
+    ('transfer labels typo', 'plain CNN'), ('transfer labels --photos nowhere', 'nowhere')])
 def test_bad_input_is_one_sentence(line, word, tmp_path, capsys):
     name, *argv = line.split()
     argv += ['--out', str(tmp_path/'new'/'r.jsonl')]
@@ -107,7 +108,7 @@ def test_an_out_that_is_a_folder_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit): compress.command(['speed', '--out', str(tmp_path)])
     assert 'is a folder' in capsys.readouterr().err
 
-@pytest.mark.parametrize('name', ['ablation', 'compress', 'peers', 'pipeline', 'recipes', 'throughput'])
+@pytest.mark.parametrize('name', ['ablation', 'compress', 'peers', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer'])
 def test_help(name, capsys):
     module = import_module(f'bench.{name}')
     with pytest.raises(SystemExit) as e: module.command(['--help'])

@@ -22,6 +22,7 @@ import pandas as pd, torch
 from torch import nn
 from fastai.torch_core import set_seed
 from ..base.errors import InputError
+from ..base.modules import map_sizes
 from ..base.shards import is_shards
 from ..data import Images, Splits, dataloaders, load_splits
 from ..backbone import create_pretrained, pixel_stats, plain_cnn, replace_head_
@@ -141,9 +142,11 @@ def within_budget(job: Job, candidate: Candidate, stages: tuple[Stage, Stage] = 
 def find_spare_parts(job: Job, candidate: Candidate, most: int = 1000) -> list[str]:
     "Parts of the pretrained body that a linear reader of `most` training images does without"
     train = job.splits[job.cfg.size].train
+    folds = min(5, int(train.y.bincount().min()))
+    if folds < 2: return list(map_sizes(candidate.net, job.cfg.size))[-1:]   # nothing to cross-validate with
     some = train.take(range(0, len(train), max(1, len(train)//most)))
     dls = dataloaders(some, some, mean=candidate.spec.mean, std=candidate.spec.std, aug=[])
-    accuracy = probe_depths(candidate.net, dls.valid)
+    accuracy = probe_depths(candidate.net, dls.valid, folds)
     spare = spare_parts(accuracy)
     log.info(f'a linear reader gets {accuracy.drop(spare).iloc[-1]:.3f} of some training images right '
              f'without {", ".join(spare)}, {accuracy.iloc[-1]:.3f} with all')
