@@ -44,10 +44,10 @@ ways = {
     'linear probe, stage 5': dict(rates=(None,), drop=fifth),
 }
 depths = {
-    'whole, one rate':               dict(rates=(1e-3, 3e-3, 1e-2)),
-    'whole, rates by layer group':   dict(rates=(3e-3, 1e-2, 3e-2), groups=True),
-    'to stage 5, one rate':          dict(rates=(1e-3, 3e-3, 1e-2), drop=fifth),
-    'to stage 5, rates by layer group': dict(rates=(3e-3, 1e-2, 3e-2), drop=fifth, groups=True),
+    'whole, one rate':               dict(rates=(1e-3, 3e-3)),
+    'whole, rates by layer group':   dict(rates=(3e-3, 1e-2), groups=True),
+    'to stage 5, one rate':          dict(rates=(1e-3, 3e-3), drop=fifth),
+    'to stage 5, rates by layer group': dict(rates=(3e-3, 1e-2), drop=fifth, groups=True),
 }
 
 # ---- images
