@@ -18,7 +18,7 @@ from finetune_course.app.config import Config
 from finetune_course.app.recipe import photo_side
 from finetune_course.app.run import run
 from finetune_course.backbone import create_pretrained, layer_groups, pixel_stats, replace_head_
-from finetune_course.base.folders import image_files
+from finetune_course.base.folders import has_parts, image_files
 
 arch, rates = 'tf_efficientnet_lite0', (5e-4, 2e-3, 8e-3)
 
@@ -65,7 +65,7 @@ def pair_of(folder, classes, tmp, n=120):
     for part in 'train', 'test':
         for c in classes:
             (to := Path(tmp)/part/c).mkdir(parents=True)
-            files = sorted((folder/part/c).iterdir())
+            files = [f for f, of in image_files(folder/part) if of == c]
             for f in files[:n] if part == 'train' else files: (to/f.name).symlink_to(f.resolve())
     return Path(tmp)
 
@@ -88,7 +88,8 @@ def pairs(results, a, names):
 
 def checked(experiment):
     def start(results, a, names):
-        if not a.photos: refuse('give a folder of photographs, as --photos FOLDER.')
+        if not (a.photos and has_parts(a.photos)):
+            refuse('give photographs as --photos FOLDER, with train/ and test/ and a folder a class.')
         experiment(results, a, names)
     return start, ()
 

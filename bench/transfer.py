@@ -61,7 +61,7 @@ class Data(NamedTuple):
 
 digits = Data('digits', 'mnist5k', 32, 'digits')
 
-def data_set(photos): return Data('photographs', str(photos), 48, 'photos') if photos else digits
+def data_set(photos): return Data(photos.name, str(photos), 48, 'photos') if photos else digits
 
 @cache
 def images(data):

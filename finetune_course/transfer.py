@@ -27,8 +27,9 @@ def probe_depths(
     names, outs = {id(m): n for n, m in model.named_modules()}, {}
     def note(part, inputs, maps): outs.setdefault(names[id(part)], []).append(maps.float().mean((2, 3)).cpu())
     hooks = [part.register_forward_hook(note) for part in body_units(model)]
-    _, y = predict_tensor(model, dl)
-    for h in hooks: h.remove()
+    try: _, y = predict_tensor(model, dl)
+    finally:
+        for h in hooks: h.remove()
     reader = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 11)))
     return pd.Series({n: cross_val_score(reader, torch.cat(out), y, cv=folds).mean() for n, out in outs.items()})
 

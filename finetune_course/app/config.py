@@ -99,8 +99,8 @@ class Config:
         'chosen to keep it, about', 'M', float)
     patience: int | None = option(None, 'recovery after pruning lasts N times --epochs '
         f'(default {default_patience}, for photographs 1; {patience_with_target} with a target)', 'N', int)
-    shorten: str = option('auto', 'yes: a further candidate ends where a linear reader finds all it needs '
-        '(default: for photographs)', choices=['auto', 'yes', 'no'])
+    shorten: str = option('auto', 'yes: a further candidate ends where a linear reader finds all it needs; '
+        'pruning goes on from there, the end first, and recovers at a low rate (default: for photographs)', choices=['auto', 'yes', 'no'])
     prune: float | None = option(None, 'share of channels cut, 0 ≤ R < 1, from the shortened net if there is '
         'one (default .86, for photographs .53); a target finds its own, from there on', 'R', float)
     target_bytes: int | None = option(None, 'largest file to ship: 130000, 130k or 0.13M', 'B', parse_bytes)
@@ -147,7 +147,7 @@ def small_px(self: Config) -> int:
 
 @patch(as_prop=True)
 def blind_side(self: Config) -> int:
-    "Maps of so many pixels a side, or fewer, are the first to go: photographs keep their size, not their end"
+    "Parts whose maps have so many pixels a side, or fewer, are the first to be pruned"
     return 4 if self.shorten == 'yes' else 2
 
 @patch(as_prop=True)
@@ -189,9 +189,13 @@ def check_ranges(self: Config):
 @patch
 def check_machine(self: Config):
     "Raise `InputError` for what this machine lacks"
+    from fastai.torch_core import num_distrib
     from finetune_course.base.device import pick_device
+    from finetune_course.base.shards import is_shards
     if self.track and not find_spec('tensorboard'):
         raise InputError('--track needs TensorBoard; pip install tensorboard.')
+    if self.minutes and (is_shards(self.data) or num_distrib() > 1):
+        raise InputError('--minutes is for images in folders and for one process; give --size and --epochs.')
     if pick_device(self.device).type != 'cuda' and self.compile:
         raise InputError('--compile is for CUDA GPUs, and this run has none; leave it out.')
 

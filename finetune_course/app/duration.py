@@ -9,7 +9,7 @@ __all__ = ['log', 'worth_telling', 'StepClock', 'seconds_a_step', 'estimate_minu
            'tell_duration']
 
 # %% ../../nbs/app/00c_duration.ipynb #a6f94adb
-import json, logging, time
+import json, logging, math, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,10 @@ import numpy as np, torch
 from torch import nn
 from fastai.callback.core import Callback
 from fastai.torch_core import num_distrib
-from ..base.errors import InputError
 from ..base.device import pick_device
-from ..base.folders import Survey, survey
-from ..base.shards import is_shards
+from ..base.folders import survey
 from ..data import Images, dataloaders
-from ..backbone import create_model, pixel_stats, replace_head_
+from ..backbone import create_model, pixel_stats, plain_cnn, replace_head_
 from ..export import Candidate, Spec
 from ..finetune import fit_, learner
 from ..prune import prune
@@ -48,56 +46,66 @@ def seconds_a_step(net: nn.Module, px: int, cfg: Config, steps: int = 5) -> floa
     fit_(learner(dls, net, cbs=[clock]), 1)
     return float(np.median(np.diff(clock.times)))
 
-def estimate_minutes(cfg: Config, seen: Survey) -> float:
-    "Of training in all, on this machine; `cfg` is complete"
-    net = replace_head_(create_model(cfg.arch), len(seen.vocab))
-    spec = Spec(cfg.arch, seen.vocab, cfg.small_px, *pixel_stats(cfg.arch))
-    small = prune(Candidate(net, spec), cfg.prune, side=cfg.blind_side).net
-    epochs = cfg.epochs*(1.5 if cfg.shorten == 'yes' else 1)   # the shortened net's are half as many
-    seconds = epochs*seconds_a_step(net, cfg.size, cfg)
+def estimate_minutes(cfg: Config, n: int, vocab: list[str]) -> float:
+    "Of training with `n` images, on this machine and without targets; `cfg` is complete"
+    stats, head = pixel_stats(cfg.arch), cfg.augment == 'photos'   # an epoch for the head alone
+    whole = Candidate(replace_head_(create_model(cfg.arch), len(vocab)), Spec(cfg.arch, vocab, cfg.small_px, *stats))
+    small = prune(whole, cfg.prune, side=cfg.blind_side).net
+    epochs = cfg.epochs*(1.5 if cfg.shorten == 'yes' else 1) + head   # the shortened net's are half as many
+    seconds = epochs*seconds_a_step(whole.net, cfg.size, cfg)
     seconds += cfg.recovery_epochs*seconds_a_step(small, cfg.small_px, cfg)
-    return seconds*seen.n/cfg.batch_size/60
+    if cfg.baseline: seconds += cfg.recovery_epochs*seconds_a_step(plain_cnn(n_out=len(vocab)), cfg.small_px, cfg)
+    return seconds*math.ceil(n/cfg.batch_size)/60
 
 # %% ../../nbs/app/00c_duration.ipynb #9a0d0800
 log, worth_telling = logging.getLogger(__name__), 10_000   # images to learn from, all epochs counted
 
-def at_size(cfg: Config, px: int) -> Config:
-    "With images of another size for all nets, if all read the same"
-    return replace(cfg, size=px, small_size=px if cfg.small_size == cfg.size else cfg.small_size)
+def at_size(cfg: Config, px: int, reasons: dict[str, str]) -> Config:
+    "With images of another size, also for the small nets if nobody chose theirs"
+    return replace(cfg, size=px, small_size=px if 'small_size' in reasons else cfg.small_size)
 
-def within_minutes(cfg: Config, reasons: dict[str, str], seen: Survey) -> tuple[Config, dict[str, str]]:
+def within_minutes(
+    cfg: Config,               # complete
+    reasons: dict[str, str],   # for what was not given
+    n: int,                    # images to learn from
+    vocab: list[str],
+) -> tuple[Config, dict[str, str]]:
     "`cfg` with the largest size, then the most epochs, that `cfg.minutes` allow; reasons"
-    minutes, chosen, reasons = estimate_minutes(cfg, seen), cfg, dict(reasons)
+    minutes, chosen, reasons = estimate_minutes(cfg, n, vocab), cfg, dict(reasons)
     sizes = [px for px in (80, 64, 48) if px < cfg.size] if 'size' in reasons else []
     for px in sizes:
         if minutes <= cfg.minutes: break
-        chosen, reasons['size'] = at_size(cfg, px), f'{cfg.size} would take longer than --minutes'
-        minutes = estimate_minutes(chosen, seen)
-    if minutes <= cfg.minutes or 'epochs' not in reasons: return chosen, reasons
-    reasons['epochs'] = 'as many as --minutes allow, two at least'
-    return replace(chosen, epochs=max(2, int(chosen.epochs*cfg.minutes/minutes))), reasons
+        chosen, reasons['size'] = at_size(cfg, px, reasons), f'{cfg.size} would take longer than --minutes'
+        minutes = estimate_minutes(chosen, n, vocab)
+    if minutes > cfg.minutes and 'epochs' in reasons:
+        epochs = max(2, int(chosen.epochs*cfg.minutes/minutes))
+        minutes, reasons['epochs'] = minutes*epochs/chosen.epochs, 'as many as --minutes allow, two at least'
+        chosen = replace(chosen, epochs=epochs)
+    if minutes > cfg.minutes: log.info(f'--minutes {cfg.minutes:g} cannot be kept: it will take about {minutes:.1f}')
+    return chosen, reasons
 
 def keep_minutes(
     cfg: Config,              # complete
     reasons: dict[str, str],
     unfinished: Path,         # `run.json` of a run to go on with: another clock would choose otherwise
 ) -> tuple[Config, dict[str, str]]:
-    "What fits in `cfg.minutes`, where those are given"
-    if not cfg.minutes: return cfg, reasons
-    if is_shards(cfg.data) or num_distrib():
-        raise InputError('--minutes is for images in folders and for one process; give --size and --epochs.')
+    "What fits in `cfg.minutes`, as far as nobody chose it"
     if cfg.resume and unfinished.is_file():
         was = json.loads(unfinished.read_text(encoding='utf-8'))
-        return replace(cfg, **{k: was[k] for k in ('size', 'small_size', 'epochs')}), reasons
+        known = {k: was[k] for k in ('size', 'small_size', 'epochs') if k in reasons}
+        return replace(cfg, **known), reasons | dict.fromkeys(known, 'as the unfinished run chose')
     with explained(f'the time that {cfg.arch} takes cannot be estimated ({{}}); leave out --minutes.'):
-        return within_minutes(cfg, reasons, survey(cfg.data))
+        seen = survey(cfg.data)
+        return within_minutes(cfg, reasons, seen.n, seen.vocab)
 
-def tell_duration(cfg: Config):
+def tell_duration(cfg: Config, reasons: dict[str, str], n: int, vocab: list[str]):
     "A line to the log, where training takes long enough for one to ask"
-    if is_shards(cfg.data) or num_distrib(): return
-    seen = survey(cfg.data)
-    if seen.n*cfg.epochs < worth_telling: return
-    minutes, smaller = estimate_minutes(cfg, seen), 16*round(cfg.size/24)
-    said = f'training will take about {minutes:.1f} minutes here'
-    if minutes > 2: said += f'; --size {smaller} takes {estimate_minutes(at_size(cfg, smaller), seen):.1f}'
+    if cfg.resume or num_distrib() > 1 or n*cfg.epochs < worth_telling: return
+    smaller = 16*round(cfg.size/24)
+    try:
+        minutes = estimate_minutes(cfg, n, vocab)
+        said = f'training will take about {minutes:.1f} minutes here'
+        if minutes > 2 and smaller >= 32:
+            said += f'; --size {smaller} takes {estimate_minutes(at_size(cfg, smaller, reasons), n, vocab):.1f}'
+    except Exception: return   # a batch too large for memory, say: it is only a hint
     log.info(said)

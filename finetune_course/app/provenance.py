@@ -85,15 +85,16 @@ def overlap_findings(splits: Splits) -> list[Finding]:
 def class_findings(train: Images, few: int = 10, times: int = 5) -> list[Finding]:
     "A class with fewer than `few` training images, or a `times` smaller one than another"
     if isinstance(train, StreamedImages): return []   # not counted
-    n = train.y.bincount(minlength=len(train.vocab))
-    least, most, found = int(n.argmin()), int(n.argmax()), []
-    said = f'class {train.vocab[least]!r} has {n[least]:,} training images'
+    n = {train.vocab[i]: k for i, k in enumerate(train.y.bincount().tolist()) if k}
+    least, most, found = min(n, key=n.get), max(n, key=n.get), []
+    said = f'class {least!r} has {n[least]:,} training image{"s"*(n[least] > 1)}'
     if n[least] < few:
-        found.append(Finding('few-images', f'{said}; more images there will help more than any option.'))
+        found.append(Finding('few-in-class', f'{said}, besides those to choose by and to test; '
+                             'more images there will help more than any option.'))
     if n[most] >= times*n[least]:
         found.append(Finding('unequal-classes',
-            f'{said}, class {train.vocab[most]!r} {n[most]:,}; the report also averages accuracy over the '
-            'classes, so that each counts alike.'))
+            f'{said}, class {most!r} {n[most]:,}; the report also averages accuracy over the classes, '
+            'so that each counts alike.'))
     return found
 
 # %% ../../nbs/app/05_provenance.ipynb #10e29f58

@@ -55,14 +55,14 @@ class Report:
     def choice(self) -> str:
         "What was chosen and what it is worth, in words"
         row, first = self.shipped_row, self.rows[0]
-        right, before = (round(r.accuracy*r.n) for r in (row, first))
+        unequal = any(w.code == 'unequal-classes' for w in self.warnings)
+        def worth(r):
+            said = f'{round(r.accuracy*r.n):,}'
+            return f'{said} ({r.class_mean:.3f} averaged over classes)' if unequal else said
         said = f'{row.file} has {row.bytes/1000:,.0f} KB'
-        if row is not first:
-            said += f', {row.smaller:.1f} times less than the fine-tuned net, and is {row.faster_b1:.1f} times as fast'
-        said += f'. Of {row.n:,} held-out images it reads {right:,} right'
-        said += f', the fine-tuned net {before:,}.' if row is not first else '.'
-        if not any(w.code == 'unequal-classes' for w in self.warnings): return said
-        return said + f' Averaged over the classes that is {row.class_mean:.3f}, against {first.class_mean:.3f}.'
+        if row is first: return f'{said}. Of {row.n:,} held-out images it reads {worth(row)} right.'
+        return (f'{said}; the fine-tuned net has {row.smaller:.1f} times as many, and it takes {row.faster_b1:.1f} times '
+                f'as long. Of {row.n:,} held-out images it reads {worth(row)} right, the fine-tuned net {worth(first)}.')
 
     @property
     def baseline_line(self) -> str:
@@ -158,7 +158,7 @@ details table { font-size: .75rem }
 summary { cursor: pointer; margin: 1rem 0 }
 </style>
 <h1>{{ report.title }}</h1>
-<p>{{ report.choice }} It was chosen on {{ count(report.data.valid) }} validation images, and measured on others.</p>
+<p>{{ report.choice }} It was chosen on {{ count(report.data.valid) }} validation images.</p>
 {% for finding in report.warnings %}<p><b>Warning:</b> {{ finding.message }}</p>
 {% endfor %}
 <img alt="Accuracy of each file against its size and its time for one image; the chosen one is ringed"

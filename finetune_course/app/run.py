@@ -25,7 +25,7 @@ from .config import Config
 from .recipe import complete, report_choices
 from .duration import keep_minutes, tell_duration
 from .run_dir import RunDir
-from .search import Job, read_splits, starting_candidate
+from .search import Job, n_training_images, read_splits, starting_candidate
 from .train import Trainer, train_stages
 from .provenance import check_outside_data, check_same_run, data_record, resume_key
 from .provenance import held_out_images, training_overlap, class_findings
@@ -70,7 +70,7 @@ def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's 
     if n: log.info(f'{n} file{"s"*(n > 1)} left out, to be named at the end')
     candidate = starting_candidate(cfg, train.vocab, train.x.shape[1] == 1)
     report_choices(cfg, reasons)
-    tell_duration(cfg)
+    tell_duration(cfg, reasons, n_training_images(train), train.vocab)
     for finding in class_findings(train): log.info(finding.message)
     with folder as out:
         ckpt = Checkpoint(folder.partial/'checkpoint', cfg.checkpoint_every, cfg.resume)

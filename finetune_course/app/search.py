@@ -141,12 +141,15 @@ def within_budget(job: Job, candidate: Candidate, stages: tuple[Stage, Stage] = 
 # %% ../../nbs/app/03_search.ipynb #24f00001
 def find_spare_parts(job: Job, candidate: Candidate, most: int = 1000) -> list[str]:
     "Parts of the pretrained body that a linear reader of `most` training images does without"
-    train = job.splits[job.cfg.size].train
-    folds = min(5, int(train.y.bincount().min()))
-    if folds < 2: return list(map_sizes(candidate.net, job.cfg.size))[-1:]   # nothing to cross-validate with
+    train, parts = job.splits[job.cfg.size].train, list(map_sizes(candidate.net, job.cfg.size))
     some = train.take(range(0, len(train), max(1, len(train)//most)))
+    n = some.y.bincount()
+    some = some.take(n[some.y] > 1)   # a class of one image cannot be cross-validated
+    if len(some) < 50:
+        log.info(f'{len(some)} images are too few to tell what is spare; {parts[-1]} is left out')
+        return parts[-1:]
     dls = dataloaders(some, some, mean=candidate.spec.mean, std=candidate.spec.std, aug=[])
-    accuracy = probe_depths(candidate.net, dls.valid, folds)
+    accuracy = probe_depths(candidate.net, dls.valid, folds=min(5, int(n[n > 1].min())))
     spare = spare_parts(accuracy)
     log.info(f'a linear reader gets {accuracy.drop(spare).iloc[-1]:.3f} of some training images right '
              f'without {", ".join(spare)}, {accuracy.iloc[-1]:.3f} with all')

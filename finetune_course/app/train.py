@@ -28,7 +28,7 @@ from ..base.streaming import decode_workers
 from ..data import dataloaders
 from ..finetune import fit_, learner
 from ..export import Candidate, Spec, export_onnx, save_model
-from ..prune import drop_parts, recover_, with_channels
+from ..prune import drop_parts, prune, recover_, with_channels
 from ..stream import StreamedImages, stream_dataloaders
 from ..distribute import broadcast_from_rank0, distributed_callbacks
 from .config import Config, baseline_stages, cut_stages, short_stages, whole_stages
@@ -36,7 +36,7 @@ from .recipe import augmentation
 from .tracking import tracking_callbacks
 from .search import Job, baseline_candidate, export_small, find_baseline_width
 from .search import find_prune_ratio, n_training_images, prune_to_goal
-from .search import find_spare_parts, with_small_input
+from .search import explained, find_spare_parts, with_small_input
 
 # %% ../../nbs/app/04_train.ipynb #c7c7449d
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def train_baseline(trainer: Trainer, spec: Spec, w: int, epochs: int) -> pd.Data
 
 # %% ../../nbs/app/04_train.ipynb #d35b66e2
 def recovery_rate(cfg: Config) -> float:
-    "A cut net that still reads photographs with pretrained weights would forget them at a high rate."
+    "A shortened net keeps its pretrained weights, and would forget them at a high rate."
     return 3e-3 if cfg.shorten == 'yes' else 1e-2
 
 def train_short(trainer: Trainer, tuned: Candidate, spare: list[str]) -> tuple[Candidate, pd.DataFrame]:
@@ -155,7 +155,10 @@ def train_stages(trainer: Trainer, candidate: Candidate) -> pd.DataFrame:   # th
     "Fine-tune, shorten, prune, recover, quantize, and the control if asked for; write each stage's file."
     job, cfg = trainer.job, trainer.job.cfg
     spare = trainer.decide('spare', lambda: find_spare_parts(job, candidate)) if cfg.shorten == 'yes' else []
-    start = with_small_input(drop_parts(candidate, spare) if spare else candidate, cfg.small_px, job.grey)
+    with explained(f'{cfg.arch} cannot be shortened and pruned ({{}}); give --shorten no.'):
+        start = drop_parts(candidate, spare) if spare else candidate
+        start = with_small_input(start, cfg.small_px, job.grey)
+        if spare: prune(start, cfg.prune, side=cfg.blind_side)   # before hours of training, not after
     if cfg.target_latency: export_onnx(candidate, job.file(whole_stages[0]))   # to clock small ones against
     ratio = trainer.decide('ratio', lambda: find_prune_ratio(job, start))
     if cfg.baseline: width = trainer.decide('width', lambda: find_baseline_width(job, start.spec))

@@ -88,18 +88,19 @@ def plot_by_labels(
     "Accuracy against labels a class: the median of the seeds, and from least to most"
     import matplotlib.pyplot as plt
     sets, places = list(found.data.unique()), [1, 3, 10, 30, 100, 400]
-    fig, axs = plt.subplots(1, len(sets), figsize=(9, 3.3), sharey=True, layout='constrained')
-    for ax, data in zip(axs, sets):
+    fig, axs = plt.subplots(1, len(sets), figsize=(9, 3.3), sharey=True, squeeze=False, layout='constrained')
+    for ax, data in zip(axs[0], sets):
         for way, color in colors.items():
             some = found[(found.data == data) & (found.way == way)]
             seeds = some.groupby(some.labels.replace(0, places[-1])).accuracy
-            ax.plot(places, seeds.median(), 'o-', ms=4, color=color, label=way)
-            ax.fill_between(places, seeds.min(), seeds.max(), color=color, alpha=.15, lw=0)
+            x = seeds.median().index
+            ax.plot(x, seeds.median(), 'o-', ms=4, color=color, label=way)
+            ax.fill_between(x, seeds.min(), seeds.max(), color=color, alpha=.15, lw=0)
         ax.set(xscale='log', xlabel='labels a class', title=data)
         ax.set_xticks(places, [*places[:-1], 'all'])
         ax.minorticks_off()
-    axs[0].set_ylabel('accuracy, held-out images')
-    axs[-1].legend(fontsize=8)
+    axs[0, 0].set_ylabel('accuracy, held-out images')
+    axs[0, -1].legend(fontsize=8)
     return fig
 
 # %% ../../nbs/base/13_pictures.ipynb #75539d28
