@@ -7,13 +7,13 @@ Docs: https://finetune-course.github.io/finetune_course/transfer.html.md"""
 # %% auto #0
 __all__ = ['probe_depths', 'spare_parts']
 
-# %% ../nbs/03b_transfer.ipynb #529f691a
+# %% ../nbs/03b_transfer.ipynb #04937460
 import numpy as np, pandas as pd, torch
 from torch import nn
 from .base.modules import body_units
 from .backbone import predict_tensor
 
-# %% ../nbs/03b_transfer.ipynb #649a6552
+# %% ../nbs/03b_transfer.ipynb #ae74add8
 def probe_depths(
     model: nn.Module,
     dl,                # training images as `model` reads them: yields (xb, yb)
@@ -31,8 +31,10 @@ def probe_depths(
     finally:
         for h in hooks: h.remove()
     reader = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 11)))
-    return pd.Series({n: cross_val_score(reader, torch.cat(out), y, cv=folds).mean() for n, out in outs.items()})
+    def accuracy(out): return cross_val_score(reader, torch.cat(out), y, cv=folds).mean()
+    return pd.Series({n: accuracy(out) for n, out in outs.items()})
 
+# %% ../nbs/03b_transfer.ipynb #8385176c
 def spare_parts(
     accuracy: pd.Series,   # of `probe_depths`
     margin: float = .01,

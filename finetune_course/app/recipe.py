@@ -36,8 +36,8 @@ def augmentation(kind: str) -> list[Transform]:   # batch transforms, for traini
 photo_side, steps_wanted = 96, dict(digits=450, photos=800)
 
 def batch_size_for(n: int) -> int:
-    "A power of two from 8 to 64 that leaves about 40 steps an epoch"
-    return min(64, max(8, 2**int(math.log2(max(1, n/40)))))
+    "64; 32 of fewer than 3,000 images, 16 of fewer than 100"
+    return 16 if n < 100 else 32 if n < 3000 else 64
 
 def epochs_for(n: int, bs: int, kind: str) -> int:
     "8 to 30, enough for the steps that this kind of images wants"
