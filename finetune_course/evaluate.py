@@ -92,10 +92,9 @@ def _answers(file, sets):
 def _how_good(logits, y):
     right = logits.argmax(1) == y
     low, high = wilson(int(right.sum()), len(y))
-    error, _ = calibration(softmax(logits, 1), y)
     class_mean = float(np.mean([right[y == c].mean() for c in np.unique(y)]))
-    return dict(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high, n=len(y), ece=error,
-                class_mean=class_mean)
+    return dict(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high, n=len(y),
+                class_mean=class_mean, ece=calibration(softmax(logits, 1), y)[0])
 
 def _how_fast(files):
     "Of each file: median milliseconds, and how many times faster than the first in the same turn"
@@ -121,9 +120,8 @@ def measure(
     "The one ruler: accuracy, size and speed of every file, each from the file itself."
     if not files or not sets or not len(sets[0]):
         raise InputError('nothing to measure; give at least one file and one image.')
-    rows, right = [], []
+    rows, right, y = [], [], sets[0].y.cpu().numpy()
     speeds = _how_fast(list(files.values())) if speed else [{}]*len(files)
-    y = sets[0].y.cpu().numpy()
     for (stage, file), fast in zip(files.items(), speeds):
         px, logits = _answers(file, sets)
         right.append(logits.argmax(1) == y)

@@ -9,8 +9,12 @@ __all__ = ['probe_depths', 'spare_parts']
 
 # %% ../nbs/03b_transfer.ipynb #04937460
 import numpy as np, pandas as pd, torch
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
-from .base.modules import body_units
+from .base.modules import pooled_outputs
 from .backbone import predict_tensor
 
 # %% ../nbs/03b_transfer.ipynb #ae74add8
@@ -20,19 +24,10 @@ def probe_depths(
     folds: int = 5,
 ) -> pd.Series:        # part of the body, from first to last → accuracy
     "How well does a linear reader read each part's output, averaged over its map? Cross-validated."
-    from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.model_selection import cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    names, outs = {id(m): n for n, m in model.named_modules()}, {}
-    def note(part, inputs, maps): outs.setdefault(names[id(part)], []).append(maps.float().mean((2, 3)).cpu())
-    hooks = [part.register_forward_hook(note) for part in body_units(model)]
-    try: _, y = predict_tensor(model, dl)
-    finally:
-        for h in hooks: h.remove()
+    with pooled_outputs(model) as outs: _, y = predict_tensor(model, dl)
     reader = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 11)))
     def accuracy(out): return cross_val_score(reader, torch.cat(out), y, cv=folds).mean()
-    return pd.Series({n: accuracy(out) for n, out in outs.items()})
+    return pd.Series({name: accuracy(out) for name, out in outs.items()})
 
 # %% ../nbs/03b_transfer.ipynb #8385176c
 def spare_parts(

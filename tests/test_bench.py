@@ -108,7 +108,9 @@ def test_an_out_that_is_a_folder_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit): compress.command(['speed', '--out', str(tmp_path)])
     assert 'is a folder' in capsys.readouterr().err
 
-@pytest.mark.parametrize('name', ['ablation', 'compress', 'peers', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer'])
+commands = 'ablation', 'compress', 'peers', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer'
+
+@pytest.mark.parametrize('name', commands)
 def test_help(name, capsys):
     module = import_module(f'bench.{name}')
     with pytest.raises(SystemExit) as e: module.command(['--help'])

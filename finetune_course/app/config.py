@@ -100,7 +100,8 @@ class Config:
     patience: int | None = option(None, 'recovery after pruning lasts N times --epochs '
         f'(default {default_patience}, for photographs 1; {patience_with_target} with a target)', 'N', int)
     shorten: str = option('auto', 'yes: a further candidate ends where a linear reader finds all it needs; '
-        'pruning goes on from there, the end first, and recovers at a low rate (default: for photographs)', choices=['auto', 'yes', 'no'])
+        'pruning goes on from there, the end first, and recovers at a low rate (default: for photographs)',
+        choices=['auto', 'yes', 'no'])
     prune: float | None = option(None, 'share of channels cut, 0 ≤ R < 1, from the shortened net if there is '
         'one (default .86, for photographs .53); a target finds its own, from there on', 'R', float)
     target_bytes: int | None = option(None, 'largest file to ship: 130000, 130k or 0.13M', 'B', parse_bytes)

@@ -61,8 +61,9 @@ class Report:
             return f'{said} ({r.class_mean:.3f} averaged over classes)' if unequal else said
         said = f'{row.file} has {row.bytes/1000:,.0f} KB'
         if row is first: return f'{said}. Of {row.n:,} held-out images it reads {worth(row)} right.'
-        return (f'{said}; the fine-tuned net has {row.smaller:.1f} times as many, and it takes {row.faster_b1:.1f} times '
-                f'as long. Of {row.n:,} held-out images it reads {worth(row)} right, the fine-tuned net {worth(first)}.')
+        return (f'{said}; the fine-tuned net has {row.smaller:.1f} times as many, and takes '
+                f'{row.faster_b1:.1f} times as long. Of {row.n:,} held-out images {row.file} reads {worth(row)} right, '
+                f'the fine-tuned net {worth(first)}.')
 
     @property
     def baseline_line(self) -> str:
@@ -164,12 +165,14 @@ summary { cursor: pointer; margin: 1rem 0 }
 <img alt="Accuracy of each file against its size and its time for one image; the chosen one is ringed"
  src="{{ candidates }}">
 {{ report.ledger.brief()|safe }}
-<p>lost/gained: images that turned wrong, and right, against the fine-tuned net; p: the chance of at least so uneven
-a split if both were equally good.{% if report.baseline %} Baseline: a plain CNN trained from scratch;
+<p>lost/gained: images that turned wrong, and right, against the fine-tuned net; p: the chance of at least
+so uneven a split if both were equally good.
+{% if report.baseline %} Baseline: a plain CNN trained from scratch;
 {{ report.baseline_line }}.{% endif %}</p>
 <details><summary>All that was measured</summary>
 {{ report.ledger._repr_html_()|safe }}
-<p>px: side of the images that the net reads. Mean of classes: each class counts alike, however many images it has.
+<p>px: side of the images that the net reads. Mean of classes: each class counts alike, however many images
+it has.
 Expected calibration error:
 {% for r in report.rows %}{{ r.stage }} {{ '%.3f' % r.ece }}{{ ', ' if not loop.last }}{% endfor %}.</p>
 </details>

@@ -70,7 +70,7 @@ _columns = {
     'faster, batch 1': lambda r: _ratio(r.faster_b1, r.faster_range_b1),
     'faster, batch 64': lambda r: _ratio(r.faster_b64, r.faster_range_b64),
 }
-_few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster, batch 1'   # what most ask for
+_few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster, batch 1'
 _note = ('medians; p: exact McNemar test against the first row; "faster": the median ratio to the first row, '
          'turn by turn [quartiles], not the quotient of two columns.')
 
@@ -94,7 +94,8 @@ class Ledger(list):
     __repr__ = __str__
 
     def _table(self, columns):
-        head, body = _html_row(columns, 'th'), ''.join(_html_row(cells, 'td') for cells in self.cells(columns))
+        head = _html_row(columns, 'th')
+        body = ''.join(_html_row(cells, 'td') for cells in self.cells(columns))
         return f'<table><thead>{head}</thead><tbody>{body}</tbody></table>'
 
     def brief(self) -> str:

@@ -54,10 +54,13 @@ def _plot_points(ax, rows, cost, chosen):
     for family, (marker, color) in _families.items():
         points = [r for r in rows if _family(r) == family]
         x, y = [cost(r) for r in points], [r.accuracy for r in points]
-        around = [[r.accuracy - r.accuracy_low for r in points], [r.accuracy_high - r.accuracy for r in points]]
+        below = [r.accuracy - r.accuracy_low for r in points]
+        above = [r.accuracy_high - r.accuracy for r in points]
         line = '' if family == 'from scratch' else '-'
-        if points: ax.errorbar(x, y, around, fmt=marker+line, color=color, lw=1, capsize=2, label=family)
-        for r in points: ax.annotate(r.stage, (cost(r), r.accuracy), (7, 4), textcoords='offset points', fontsize=7)
+        if not points: continue
+        ax.errorbar(x, y, [below, above], fmt=marker+line, color=color, lw=1, capsize=2, label=family)
+        for r in points:
+            ax.annotate(r.stage, (cost(r), r.accuracy), (7, 4), textcoords='offset points', fontsize=7)
     best = next(r for r in rows if r.stage == chosen)
     ax.plot(cost(best), best.accuracy, 'o', ms=15, mfc='none', mec='k', label=f'chosen: {chosen}')
     ax.set(xscale='log')
@@ -82,7 +85,7 @@ def plot_candidates(
 
 # %% ../../nbs/base/13_pictures.ipynb #13c00012
 def plot_by_labels(
-    found,                    # DataFrame: data, way, labels (a class; 0: all there are), accuracy; a row a seed
+    found,                    # DataFrame: data, way, labels (a class; 0: all), accuracy; a row a seed
     colors: dict[str, str],   # of the ways, in the order of the legend
 ):
     "Accuracy against labels a class: the median of the seeds, and from least to most"
