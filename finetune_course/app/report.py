@@ -62,7 +62,8 @@ class Report:
         said = f'{row.file} has {row.bytes/1000:,.0f} KB'
         if row is first: return f'{said}. Of {row.n:,} held-out images it reads {worth(row)} right.'
         return (f'{said}; the fine-tuned net has {row.smaller:.1f} times as many, and takes '
-                f'{row.faster_b1:.1f} times as long. Of {row.n:,} held-out images {row.file} reads {worth(row)} right, '
+                f'{row.faster_b1:.1f} times as long. Of {row.n:,} held-out images {row.file} '
+                f'reads {worth(row)} right, '
                 f'the fine-tuned net {worth(first)}.')
 
     @property
