@@ -8,27 +8,17 @@ FOLDER holds train/ and test/ with a folder a class. fastai gets the same pretra
 three learning rates, of which a fifth of the training images chooses one; `seconds` are those of one training.
 pairs: 240 photographs, 120 of each of two classes, by the default run and by fastai."""
 import tempfile, time
-from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from bench.harness import main, refuse, seeds
-from finetune_course.app.config import Config
+from bench.pipeline import run_once
 from finetune_course.app.recipe import photo_side
-from finetune_course.app.run import run
 from finetune_course.backbone import create_pretrained, layer_groups, pixel_stats, replace_head_
-from finetune_course.base.folders import has_parts, image_files
+from finetune_course.base.folders import has_parts, image_files, subfolders
 
 arch, rates = 'tf_efficientnet_lite0', (5e-4, 2e-3, 8e-3)
-
-def run_once(folder, seed, **options):
-    "Rows of the ledger, on the test images"
-    with tempfile.TemporaryDirectory() as tmp:
-        _, report = run(Config(data=str(folder), seed=seed, out=f'{tmp}/run', **options))
-    print(report.ledger)
-    return dict(seconds=report.seconds, training_seconds=report.training_seconds, shipped=report.shipped,
-                rows=[asdict(row) for row in report.rows])
 
 def fastai_learner(folder, seed, px=photo_side):
     "As fastai's documentation would have it, with the course's net and weights"
@@ -73,17 +63,17 @@ def pair_of(folder, classes, tmp, n=120):
 
 def runs(results, a, names):
     for seed in a.seeds:
-        results.once('run', dict(data=a.photos.name), seed, partial(run_once, a.photos, seed, baseline=True),
-                     timed=True, same=())
+        measure = partial(run_once, data=str(a.photos), seed=seed, baseline=True)
+        results.once('run', dict(data=a.photos.name), seed, measure, timed=True, same=())
 
 def fastai(results, a, names):
     for seed in a.seeds: best_fastai(results, dict(data=a.photos.name), a.photos, seed, a.epochs)
 
 def pairs(results, a, names):
-    for classes in pairwise(sorted(d.name for d in (a.photos/'train').iterdir())):
+    for classes in pairwise(d.name for d in subfolders(a.photos/'train')):
         with tempfile.TemporaryDirectory() as tmp:
             folder, about = pair_of(a.photos, classes, tmp), dict(data=' and '.join(classes), labels=120)
-            results.once('pair', about, 0, partial(run_once, folder, 0), timed=True, same=())
+            results.once('pair', about, 0, partial(run_once, data=str(folder), seed=0), timed=True, same=())
             best_fastai(results, about, folder, 0, 20)
 
 def checked(experiment):
