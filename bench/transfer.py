@@ -21,9 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 from fastai.torch_core import set_seed
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from bench.harness import main
 from finetune_course.app.recipe import augmentation
 from finetune_course.backbone import create_pretrained, pixel_stats, plain_cnn, predict_tensor, replace_head_
@@ -31,7 +28,7 @@ from finetune_course.base.modules import drop_modules_, headless
 from finetune_course.data import dataloaders, load, split
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import accuracy_of
-from finetune_course.transfer import probe_depths
+from finetune_course.transfer import linear_reader, probe_depths
 
 arch, bs, every = 'tf_efficientnet_lite0', 32, 0   # 0 labels a class: all there are
 labels, rate_seed = (1, 3, 10, 30, 100, every), 100
@@ -102,8 +99,7 @@ def probe(part, ds, **net_options):
     def features(images):
         with headless(net): return [t.numpy() for t in predict_tensor(net, batches(images))]
     net = start(2, **net_options)
-    reader = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 5, 11)))
-    return float(reader.fit(*features(part)).score(*features(ds)))
+    return float(linear_reader().fit(*features(part)).score(*features(ds)))
 
 def accuracy(data, way, n, lr, seed):
     "On the images to choose by, for the seed that rates are found with; else on those to report"

@@ -47,6 +47,7 @@ def seconds_a_step(net: nn.Module, px: int, cfg: Config, steps: int = 5) -> floa
     fit_(learner(dls, net, cbs=[clock]), 1)
     return float(np.median(np.diff(clock.times)))
 
+# %% ../../nbs/app/03b_duration.ipynb #24f00030
 def estimate_minutes(cfg: Config, n: int, vocab: list[str]) -> float:
     "Of training with `n` images, on this machine and without targets; `cfg` is complete"
     stats, head = pixel_stats(cfg.arch), cfg.augment == 'photos'   # an epoch for the head alone
@@ -88,6 +89,7 @@ def within_minutes(
         log.info(f'--minutes {cfg.minutes:g} cannot be kept: it will take about {minutes:.1f}')
     return chosen, reasons
 
+# %% ../../nbs/app/03b_duration.ipynb #24f00031
 def keep_minutes(
     cfg: Config,              # complete
     reasons: dict[str, str],
@@ -102,6 +104,7 @@ def keep_minutes(
         seen = survey(cfg.data)
         return within_minutes(cfg, reasons, seen.n, seen.vocab)
 
+# %% ../../nbs/app/03b_duration.ipynb #24f00032
 def tell_duration(cfg: Config, reasons: dict[str, str], n: int, vocab: list[str]):
     "A line to the log, where training takes long enough for one to ask"
     if cfg.resume or num_distrib() > 1 or n*cfg.epochs < worth_telling: return

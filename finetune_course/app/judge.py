@@ -21,7 +21,7 @@ from ..select import non_inferior, select, selection_findings
 from .config import Config
 from .search import Job
 from .train import from_rank0
-from .provenance import overlap_findings, class_findings
+from .provenance import class_findings, overlap_findings
 
 # %% ../../nbs/app/05b_judge.ipynb #655e9df8
 def _fits(cfg: Config, row: Row) -> bool:

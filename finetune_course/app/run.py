@@ -28,7 +28,7 @@ from .run_dir import RunDir
 from .search import Job, n_training_images, read_splits, starting_candidate
 from .train import Trainer, train_stages
 from .provenance import check_outside_data, check_same_run, data_record, resume_key
-from .provenance import held_out_images, training_overlap, class_findings
+from .provenance import class_findings, held_out_images, training_overlap
 from .judge import judge
 from .report import Report, html_page
 

@@ -135,7 +135,7 @@ def train_baseline(trainer: Trainer, spec: Spec, w: int, epochs: int) -> pd.Data
 
 # %% ../../nbs/app/04_train.ipynb #d35b66e2
 def recovery_rate(cfg: Config) -> float:
-    "A shortened net keeps its pretrained weights, and would forget them at a high rate."
+    "A gentle one for a shortened net, which goes on from pretrained weights"
     return 3e-3 if cfg.shorten == 'yes' else 1e-2
 
 def train_short(trainer: Trainer, tuned: Candidate, spare: list[str]) -> tuple[Candidate, pd.DataFrame]:
@@ -151,6 +151,7 @@ def train_short(trainer: Trainer, tuned: Candidate, spare: list[str]) -> tuple[C
     export_small(short, job.splits[cfg.size].train, [job.file(s) for s in short_stages])
     return short, hist
 
+# %% ../../nbs/app/04_train.ipynb #24f00033
 def train_stages(trainer: Trainer, candidate: Candidate) -> pd.DataFrame:   # the history
     "Fine-tune, shorten, prune, recover, quantize, and the control if asked for; write each stage's file."
     job, cfg = trainer.job, trainer.job.cfg

@@ -69,6 +69,7 @@ def _plot_points(ax, rows, cost, chosen):
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter('{x:g}')
 
+# %% ../../nbs/base/13_pictures.ipynb #13c00021
 def plot_candidates(
     rows: list,      # `Row`s
     chosen: str,     # a stage
