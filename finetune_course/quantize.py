@@ -67,6 +67,7 @@ def _calibration_reader(calib, channels):
             return None if x is None else {'images': as_channels(x.numpy(), channels)}
     return Batches()
 
+# %% ../nbs/07_quantize.ipynb #15bc4965
 def quantize_onnx(
     src: str | Path,            # fp32 ONNX file of `export_onnx`
     dst: str | Path,

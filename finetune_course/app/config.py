@@ -146,6 +146,7 @@ def small_px(self: Config) -> int:
     "Side of the images that the pruned net reads, in pixels"
     return max(8, 4*round(self.size*7/48)) if self.small_size is None else self.small_size
 
+# %% ../../nbs/app/00_config.ipynb #63c465ba
 @patch(as_prop=True)
 def blind_side(self: Config) -> int:
     "Parts whose maps have so many pixels a side, or fewer, are the first to be pruned"

@@ -158,6 +158,7 @@ def _is_own(own: dict, data: str) -> bool:
                          'from what it learned; restore them, or give --data with other images.')
     return same_place or bool(found and found == own.get('files'))
 
+# %% ../../nbs/app/05_provenance.ipynb #051d763e
 def held_out_images(
     own: dict,            # `data` of a run's report
     data: str,

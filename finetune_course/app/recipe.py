@@ -43,6 +43,7 @@ def epochs_for(n: int, bs: int, kind: str) -> int:
     "8 to 30, enough for the steps that this kind of images wants"
     return min(30, max(8, math.ceil(steps_wanted[kind]*bs/n)))
 
+# %% ../../nbs/app/00b_recipe.ipynb #25e36ad1
 def choose_recipe(cfg: Config, seen: Survey) -> tuple[Config, dict[str, str]]:   # complete, reasons
     "Fill in what was not given."
     kind, why = kind_of(seen)

@@ -122,6 +122,7 @@ def inline_png(fig) -> str:
     plt.close(fig)
     return 'data:image/png;base64,' + base64.b64encode(picture.getvalue()).decode()
 
+# %% ../../nbs/app/06_report.ipynb #8e6939c7
 def plot_run(report: Report, hist, test, pred):
     "Curves, what is taken for what, and who pays: of 20 classes at most, more would not be legible"
     import matplotlib.pyplot as plt, pandas as pd
@@ -196,6 +197,7 @@ seed {{ report.seed }}; {{ report.environment.cpu }}; {{ report.environment.date
 
 not_on_the_page = 'out', 'force', 'resume', 'track', 'strict', 'data', 'seed', 'checkpoint_every'
 
+# %% ../../nbs/app/06_report.ipynb #0f620a6b
 def _listed(d):
     "A line of options or versions; what is not set, or said elsewhere, goes without saying."
     shown = {k: v for k, v in d.items() if k not in not_on_the_page and v is not None and v is not False}

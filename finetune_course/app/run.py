@@ -54,6 +54,7 @@ def write_report(job: Job, trainer: Trainer, hist: pd.DataFrame, started: float)
     write_atomic(job.out/'report.html', page)
     return report
 
+# %% ../../nbs/app/07_run.ipynb #c846f03a
 def run(cfg: Config, show: bool = False) -> tuple[Path, Report]:    # the run's folder, its report
     "The chain from images to a measured int8 file; a folder appears when everything in it is complete."
     cfg.check()

@@ -179,6 +179,7 @@ def find_gentlest_cut(
         lo, hi = (lo, mid) if fits_at(mid) else (mid+1, hi)
     return hi/100
 
+# %% ../../nbs/app/03_search.ipynb #be8fcd26
 def find_prune_ratio(job: Job, whole: Candidate) -> float:
     "`cfg.prune`, or the gentlest deeper cut that meets the target of bytes or milliseconds"
     cfg = job.cfg
@@ -203,6 +204,7 @@ def sure_difference(job: Job, candidate: Candidate) -> float:
     log.info(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images')
     return broadcast_from_rank0(row.difference_low)
 
+# %% ../../nbs/app/03_search.ipynb #dbc37a35
 def prune_to_goal(job: Job, whole: Candidate, ratio: float, dls, **kwargs) -> tuple[Candidate, pd.DataFrame]:
     "Cut and recover; with `max_drop` again and again, while the loss on validation images is surely smaller."
     if job.cfg.max_drop is None: return prune_once(job, whole, ratio, dls, **kwargs)

@@ -85,6 +85,7 @@ def callbacks(self: Trainer, accumulation: list[Callback]) -> list[Callback]:
     if cfg.track and not rank_distrib(): extra += tracking_callbacks(self.job.out, cfg.resume)
     return [self.ckpt, *distributed_callbacks(self.device), *extra, *accumulation]
 
+# %% ../../nbs/app/04_train.ipynb #8d378d0b
 @patch
 def __call__(self: Trainer, spec: Spec, train):
     "What `train` returns; if memory runs out it is called again, with a batch in more parts."
@@ -121,6 +122,7 @@ def fine_tune(trainer: Trainer, candidate: Candidate) -> tuple[Candidate, pd.Dat
     tuned, hist = trainer(spec, train)
     return Candidate(tuned, spec), hist
 
+# %% ../../nbs/app/04_train.ipynb #8c9242ac
 def train_baseline(trainer: Trainer, spec: Spec, w: int, epochs: int) -> pd.DataFrame:   # the history
     "Train the control from scratch on images as `spec` describes them, and write its files."
     job = trainer.job

@@ -80,6 +80,7 @@ def _weight_names(learn):
     names = {p: name for name, p in _bare(learn.model).named_parameters()}
     return [names.get(p) for group in learn.opt.param_lists for p in group]
 
+# %% ../../nbs/base/06_checkpoint.ipynb #9820118f
 def learner_state(learn, with_opt: bool = True) -> dict:
     "What the next step depends on, but for its place in the epoch; and what was recorded so far"
     recorder, scaler = learn.recorder, _grad_scaler(learn)

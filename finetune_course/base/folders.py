@@ -90,6 +90,7 @@ def _misnamed(path):
     files = [f for d in subfolders(path) for f in _files_below(d) if not _is_utf8(f)]
     return [f'{_printable(f)} has a name that is not UTF-8; rename it.' for f in files if _is_image(f)]
 
+# %% ../../nbs/base/02_folders.ipynb #b1f52156
 def _unclassified(path):
     files = sorted(f for f in Path(path).iterdir() if _is_image(f))
     return [f'{_printable(f)} lies in no class folder; move it into one.' for f in files]
@@ -130,6 +131,7 @@ def _check_class_sizes(path, counts, least, skipped):
         found = f'class {c!r} in {path} has {n} readable {images}'
         raise InputError(f'{found}, at least {least} are needed; {why[0]}')
 
+# %% ../../nbs/base/02_folders.ipynb #1b2092ab
 def read_class_folders(
     path: str | Path,            # folder of folders, each named after a class
     px: int,                     # side in pixels
@@ -169,6 +171,7 @@ def _check_classes(path, train, test):
         found = f'class {train.vocab[c]!r} in {path} has {n[c]} training images'
         raise InputError(f'{found}, at least 2 are needed; add some or remove it.')
 
+# %% ../../nbs/base/02_folders.ipynb #1f4f62d6
 def _read_folder(path, px, strict):
     if is_idx_folder(path):
         parts = read_idx_folder(path)
@@ -210,6 +213,7 @@ def _header(file):
         with Image.open(file, formats=picture_formats) as im: return max(im.size), im.mode[0] in '1LIF'
     except Exception: return None
 
+# %% ../../nbs/base/02_folders.ipynb #43ae38c4
 def _survey_folder(path, most):
     parts = has_parts(path)
     files = image_files(path/'train' if parts else path)
@@ -228,4 +232,3 @@ def survey(
     parts = read_dataset(data, 8)
     n, x = len(parts[0].x) if len(parts) == 2 else round(.8*len(parts[0].x)), parts[0].x
     return Survey(n, max(x.shape[-2:]), x.shape[1] == 1, parts[0].vocab)
-

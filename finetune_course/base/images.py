@@ -89,6 +89,7 @@ def _check_header(im, name):
     if im.width*im.height > (Image.MAX_IMAGE_PIXELS or float('inf')): raise Image.DecompressionBombError
     if im.format == 'TIFF' and is_foreign(name): raise UnidentifiedImageError   # a raw file's thumbnail
 
+# %% ../../nbs/base/01_images.ipynb #a72a853a
 def _to_bytes(im):
     "Deep grey as 8 bits. Modes I and F go by their maximum: above 255 it means 16 bits; F up to 1 means 0…1."
     a = np.nan_to_num(np.array(im, dtype=np.float32), posinf=0, neginf=0)   # what is no number is black
@@ -131,6 +132,7 @@ def _explained(e, name):
     remedy = 'convert it to PNG or JPEG' if is_foreign(name) else 'replace or remove it'
     return InputError(f'{name} cannot be read as an image ({type(e).__name__}); {remedy}.')
 
+# %% ../../nbs/base/01_images.ipynb #93b612db
 def decode_image(
     file: str | Path | io.BytesIO,  # a file of one of the `picture_formats`
     name: str | None = None,        # what to call it in messages; default: the file's name

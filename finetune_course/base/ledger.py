@@ -74,6 +74,7 @@ _few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster,
 _note = ('medians; p: exact McNemar test against the first row; "faster": the median ratio to the first row, '
          'turn by turn [quartiles], not the quotient of two columns.')
 
+# %% ../../nbs/base/10_ledger.ipynb #9bed4cbc
 def _aligned(cells, left):
     width = max(map(len, cells))
     return [c.ljust(width) if left else c.rjust(width) for c in cells]

@@ -27,6 +27,7 @@ def is_out_of_memory(error: Exception) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(error)
 
+# %% ../../nbs/base/07_memory.ipynb #b2cabd9f
 def fit_in_memory(
     fit,              # (batch size, callbacks) → anything: trains, from the start
     bs: int,
@@ -86,6 +87,7 @@ def _stretches(layers):
         found[-1].append(layer)
     return found
 
+# %% ../../nbs/base/07_memory.ipynb #c728b6d1
 def checkpoint_activations_(model: nn.Module) -> nn.Module:
     "Recompute the inside of each body part in the backward pass instead of keeping it, in place."
     from torch.utils.checkpoint import checkpoint

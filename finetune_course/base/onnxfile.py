@@ -27,6 +27,7 @@ def _parse(data, path):
 def _names_other_files(data, path):
     return b'location' in data and b'\n\x08location\x12' in _parse(data, path).SerializeToString()
 
+# %% ../../nbs/base/05_onnxfile.ipynb #8e8748df
 def read_model(path: str | Path) -> bytes:
     "An ONNX file; raises `InputError` if it is missing, too large or keeps its numbers in other files."
     path = Path(path)
@@ -65,6 +66,7 @@ def _shorten_names(graph):
         node.ClearField('name')
         for values in node.input, node.output: values[:] = [short(v) for v in values]
 
+# %% ../../nbs/base/05_onnxfile.ipynb #e95b1975
 def strip_onnx_(onnx_model):
     "Take out of a graph what no runtime reads, in place."
     graph = onnx_model.graph

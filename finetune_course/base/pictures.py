@@ -23,6 +23,7 @@ def confusion_matrix(
     "Who is taken for whom"
     return np.bincount(c*np.asarray(y) + np.asarray(pred), minlength=c*c).reshape(c, c)
 
+# %% ../../nbs/base/13_pictures.ipynb #3042ab2d
 def plot_confusion(
     m: np.ndarray,       # counts as of `confusion_matrix`
     labels: list[str],

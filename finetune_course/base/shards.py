@@ -89,6 +89,7 @@ def _partial_folder(out):
         raise InputError(f'{partial} is in the way, {why}; delete it, or choose another folder.')
     return partial
 
+# %% ../../nbs/base/08_shards.ipynb #8b804da8
 def write_shards(
     src: str | Path,     # class folders, train/ and test/ with class folders, or MNIST's IDX files
     out: str | Path,     # a new folder
@@ -219,6 +220,7 @@ def _read_metadata(file):
                          'write it with fewer rows a group.')
     return meta
 
+# %% ../../nbs/base/08_shards.ipynb #1938e73b
 def _open_files(data):
     "Data sets by split, how many rows each has, and the columns of each"
     from datasets import Features, load_dataset

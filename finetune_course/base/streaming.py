@@ -43,6 +43,7 @@ def decode_batch(
     x = torch.from_numpy(_squares(tiles, channels, px))
     return TensorImage(x), TensorCategory(torch.tensor(y, dtype=torch.int64))
 
+# %% ../../nbs/base/12_streaming.ipynb #b04ce1d9
 def _join(batches): return tuple(torch.cat(t) for t in zip(*batches))
 
 def full_batches(rows, bs: int, decode, patience: int):
@@ -66,6 +67,7 @@ def decode_workers(device) -> int:
     ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))   # which share the cores
     return max(1, ((os.cpu_count() or 2) - 1)//ranks)
 
+# %% ../../nbs/base/12_streaming.ipynb #856f4d0c
 class StreamDL(TfmdDL):
     "Batches out of `Shards`"
     def __init__(self, shards: Shards, px: int, channels: int = 1, bs: int = 64, *,
@@ -136,6 +138,7 @@ def _check_enough(data, name, n):
     kind = dict(train='training', valid='validation').get(name, name)
     if n < 2: raise InputError(f'{data} has too few {kind} images ({n}); give more.')
 
+# %% ../../nbs/base/12_streaming.ipynb #356022b8
 def sample_parts(
     data: str | Path,
     sizes: list[int],   # in pixels
