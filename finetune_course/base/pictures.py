@@ -82,7 +82,7 @@ def plot_candidates(
     _plot_points(speed, rows, lambda r: r.latency_ms_b1, chosen)
     size.set(xlabel='file, KB', ylabel='accuracy, 95 % interval')
     speed.set(xlabel='one image, ms')
-    size.legend(fontsize=8, loc='lower right')
+    size.legend(fontsize=8)
     return fig
 
 # %% ../../nbs/base/13_pictures.ipynb #13c00012
