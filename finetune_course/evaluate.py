@@ -12,7 +12,6 @@ import math, time
 from pathlib import Path
 
 import numpy as np, onnxruntime, pandas as pd
-from scipy.special import softmax
 from scipy.stats import binomtest
 from .base.errors import InputError
 from .base.onnxfile import check_classes, file_sizes
@@ -82,19 +81,19 @@ def latency(a: str | Path, b: str | Path, *args, **kwargs) -> tuple[float, float
 
 # %% ../nbs/05_evaluate.ipynb #e29afa08
 def _answers(file, sets):
-    "Image size of a file, and its logits for those of `sets` that have this size"
+    "A file's predictor, and its logits for those of `sets` that have its image size"
     predictor = Predictor(file, threads=0)
     check_classes(file, predictor.labels, sets[0].vocab)
     fitting = [s for s in sets if s.px == predictor.px] or sets
-    return predictor.px, predictor.logits(fitting[0].x)
+    return predictor, predictor.logits(fitting[0].x)
 
 # %% ../nbs/05_evaluate.ipynb #9669a7f2
-def _how_good(logits, y):
-    right = logits.argmax(1) == y
+def _how_good(p, y):
+    right = p.argmax(1) == y
     low, high = wilson(int(right.sum()), len(y))
     class_mean = float(np.mean([right[y == c].mean() for c in np.unique(y)]))
     return dict(accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high, n=len(y),
-                class_mean=class_mean, ece=calibration(softmax(logits, 1), y)[0])
+                class_mean=class_mean, ece=calibration(p, y)[0])
 
 def _how_fast(files):
     "Of each file: median milliseconds, and how many times faster than the first in the same turn"
@@ -123,11 +122,11 @@ def measure(
     rows, right, y = [], [], sets[0].y.cpu().numpy()
     speeds = _how_fast(list(files.values())) if speed else [{}]*len(files)
     for (stage, file), fast in zip(files.items(), speeds):
-        px, logits = _answers(file, sets)
+        predictor, logits = _answers(file, sets)
         right.append(logits.argmax(1) == y)
-        found = file_sizes(file) | _how_good(logits, y)
+        found = file_sizes(file) | _how_good(predictor.probabilities(logits), y)
         if rows: found |= _how_different(right[0], right[-1])
-        rows.append(Row(stage, Path(file).name, image_size=px, **found, **fast))
+        rows.append(Row(stage, Path(file).name, image_size=predictor.px, **found, **fast))
     for row in rows:
         row.runtime, row.smaller = f'onnxruntime {onnxruntime.__version__}, 1 thread', rows[0].bytes/row.bytes
     return rows

@@ -37,12 +37,12 @@ def fives(): return search.read_splits(digits_config(size=16))
 def test_a_target_of_time_is_judged_by_the_ledgers_clock(fives, tmp_path, monkeypatch):
     cfg, pairs = digits_config(arch='plain_cnn', weights='random', size=16, prune=.2, target_latency=3.), []
     def weights(net): return sum(p.numel() for p in net.parameters())
-    def export_small(candidate, train, files, n):
-        for f, each in zip(files, (4, 1)): f.write_bytes(bytes(each*weights(candidate.net)))
+    def export_stages(job, candidate, stages, n):
+        for s, each in zip(stages, (4, 1)): job.file(s).write_bytes(bytes(each*weights(candidate.net)))
     def clock(a, b):
         pairs.append((a.name, b.name))
         return 9., b.stat().st_size/5_000                          # a file of 13.5 KB just fits
-    monkeypatch.setattr(search, 'export_small', export_small)
+    monkeypatch.setattr(search, 'export_stages', export_stages)
     monkeypatch.setattr(search, 'latency', clock)
     whole = small_start(cfg, fives[16].train.vocab)
     ratio = search.find_prune_ratio(search.Job(cfg, fives, tmp_path), whole)
@@ -58,7 +58,7 @@ def test_a_target_is_found_on_untrained_weights(fives, tmp_path):
     ratio = search.find_prune_ratio(job, whole)
     small = prune(whole, ratio)
     search.randomize_bn_biases_(small.net)                         # as after training: no two biases alike
-    search.export_small(small, job.train, [job.file(s) for s in search.cut_stages])
+    search.export_stages(job, small, search.cut_stages)
     assert ratio > cfg.prune and (tmp_path/'model.int8.onnx').stat().st_size <= 12_600
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ Docs: https://finetune-course.github.io/finetune_course/app/cli.html.md"""
 
 # %% auto #0
 __all__ = ['course_files', 'run_options', 'run_dir', 'strict', 'commands', 'is_first_rank', 'print_error', 'print_warnings',
-           'print_skipped', 'log_to_stderr', 'quiet_warnings', 'run_command', 'evaluate_command', 'predict_files',
-           'predict_command', 'shard_command', 'copy_chapters', 'course_folder', 'check_lab_folder', 'open_lab',
-           'lab_command', 'about_machine', 'about_weights', 'about_mnist', 'about_package', 'doctor_command',
-           'argument', 'Command', 'Parser', 'parser', 'interrupted', 'call_safely', 'main']
+           'print_skipped', 'log_to_stderr', 'quiet_warnings', 'run_command', 'evaluate_command', 'predict_command',
+           'shard_command', 'copy_chapters', 'course_folder', 'check_lab_folder', 'open_lab', 'lab_command',
+           'about_machine', 'about_weights', 'about_mnist', 'about_package', 'doctor_command', 'argument', 'Command',
+           'Parser', 'parser', 'interrupted', 'call_safely', 'main']
 
 # %% ../../nbs/app/08_cli.ipynb #8e34c06e
 import argparse, json, logging, os, sys, warnings
@@ -83,27 +83,19 @@ def evaluate_command(args: argparse.Namespace):
     print_warnings(report.warnings)
 
 # %% ../../nbs/app/08_cli.ipynb #08779f69
-def predict_files(predictor, files: list[str]) -> tuple[list[dict], list[str]]:  # answers, errors
-    "Label and probability for each image file that can be read"
-    from finetune_course.base.images import read_image
-    answers, errors = [], []
-    for file in files:
-        try: (label, p), = predictor.predict(read_image(file, predictor.px)[None])
-        except InputError as e: errors.append(str(e))
-        except OSError as e: errors.append(f'{file} cannot be read ({e.strerror}); check the disk.')
-        else: answers.append(dict(file=file, label=label, probability=p))
-    return answers, errors
-
 def predict_command(args: argparse.Namespace):
+    from finetune_course.app.answers import as_lines, as_rows, read_files, save_shown, unread
     from finetune_course.app.report import Report
     from finetune_course.predict import Predictor
     file = Report.read(args.run_dir).file_of(args.stage)
-    answers, errors = predict_files(Predictor(Path(args.run_dir)/file), args.image)
-    if args.json: print(json.dumps(answers))
-    else:
-        for a in answers: print(f'{a["file"]}\t{a["label"]}\t{a["probability"]:.4f}')
+    pictures, errors = read_files(Predictor(Path(args.run_dir)/file), args.image, args.as_is)
+    if args.json: print(json.dumps([row for p in pictures for row in as_rows(p)]))
+    else: print(*[line for p in pictures for line in as_lines(p)], sep='\n', end='\n'*bool(pictures))
+    print_warnings(said for p in pictures for said in unread(p))
+    if args.show: save_shown(pictures, args.show)
     for e in errors: print_error(e)
     return 2 if errors else 0
+
 
 # %% ../../nbs/app/08_cli.ipynb #29a8ef19
 def shard_command(args: argparse.Namespace):
@@ -230,15 +222,18 @@ commands = {
                  "(default: the run's own held-out images)"),
         strict,
         argument('--json', action='store_true', help='the whole report instead of a table')]),
-    'predict': Command(predict_command, 'read images: file name, label, probability', [
+    'predict': Command(predict_command, 'read images: file name, answer, probability', [
         run_dir,
         argument('image', metavar='IMAGE', nargs='+',
-            help='image files that look like those that the run learned from; '
-                 'mnist5k and mnist are white ink on black, centred'),
+            help='image files; for a run on digits such as MNIST: photographs, scans or drawings of digits, '
+                 'one or many on each'),
         argument('--stage', metavar='NAME',
             help='read with the file of this stage, not with the recommended one: '
                  + ', '.join(stage.name for stage in all_stages)),
-        argument('--json', action='store_true', help='a list of {file, label, probability}')]),
+        argument('--as-is', action='store_true', help='do not look for digits: the picture is the image'),
+        argument('--show', metavar='OUT.png', help='draw what was found, what the net saw, and its answers'),
+        argument('--json', action='store_true', help='a list of {file, box, label, probability, second, '
+            'second_probability, status, preparation}')]),
     'shard': Command(shard_command, 'write images as Parquet shards, to be read as a stream', [
         argument('src', metavar='DIR', help="train/ and test/, or class folders, or MNIST's IDX files"),
         argument('out', metavar='OUT', help='a new folder'),

@@ -13,6 +13,7 @@ import logging, math
 from dataclasses import replace
 
 from fasttransform import Transform
+from ..base.distort import Bend, Pen
 from ..base.folders import Survey, survey
 from ..base.shards import is_shards
 from ..data import augment
@@ -28,7 +29,7 @@ def kind_of(seen: Survey) -> tuple[str, str]:   # 'digits' or 'photos', and why
 def augmentation(kind: str) -> list[Transform]:   # batch transforms, for training
     "What `--augment` names"
     if kind == 'none': return []
-    if kind == 'digits': return augment()
+    if kind == 'digits': return [*augment(15., 1.12, .12), Bend(), Pen()]
     from fastai.vision.augment import aug_transforms
     return aug_transforms(max_rotate=10., max_zoom=1.4, max_lighting=.25, max_warp=.1)
 

@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/app/search.html.md"""
 
 # %% auto #0
 __all__ = ['log', 'Job', 'check_same_images', 'read_splits', 'n_training_images', 'accepts_images', 'with_small_input',
-           'explained', 'starting_candidate', 'export_small', 'randomize_bn_biases_', 'within_budget',
+           'explained', 'starting_candidate', 'export_small', 'export_stages', 'randomize_bn_biases_', 'within_budget',
            'find_spare_parts', 'find_gentlest_cut', 'find_prune_ratio', 'prune_once', 'sure_difference',
            'prune_to_goal', 'baseline_candidate', 'find_baseline_width']
 
@@ -28,6 +28,8 @@ from ..data import Images, Splits, dataloaders, load_splits
 from ..backbone import create_pretrained, pixel_stats, plain_cnn, replace_head_
 from ..export import Candidate, Spec, export_onnx
 from ..evaluate import latency, measure
+from ..digits import is_prepared_set
+from ..doubt import learn_doubt
 from ..prune import n_channels, prune, prune_recover, with_grey_input
 from ..quantize import quantize_onnx
 from ..stream import StreamedImages, sample_shards
@@ -51,6 +53,11 @@ class Job:
 
     @property
     def train(self) -> Images: return self.splits[self.cfg.small_px].train   # as the small nets read them
+
+    @property
+    def preparation(self) -> str:
+        "How pictures become what the nets read: 'digits' if the images look as MNIST's do"
+        return 'digits' if is_prepared_set(self.train.x.cpu().numpy()) else 'none'
 
     @property
     def grey(self) -> bool: return self.train.x.shape[1] == 1
@@ -123,6 +130,12 @@ def export_small(candidate: Candidate, train: Images, files: list[Path], n: int 
     export_onnx(candidate, fp32)
     quantize_onnx(fp32, int8, candidate.spec, train.take(range(0, len(train), max(1, len(train)//n))))
 
+def export_stages(job: Job, candidate: Candidate, stages: tuple[Stage, Stage], n: int = 512):
+    "A net's two files in the folder of the run, with what their reader has to know"
+    splits, files = job.splits[candidate.spec.px], [job.file(s) for s in stages]
+    export_small(candidate, splits.train, files, n)
+    for f in files: learn_doubt(f, splits.valid, preparation=job.preparation)
+
 def randomize_bn_biases_(model: nn.Module) -> nn.Module:
     "Random BatchNorm biases, in place: equal tensors share a place in a file, trained ones never do."
     for m in model.modules():
@@ -133,7 +146,7 @@ def within_budget(job: Job, candidate: Candidate, stages: tuple[Stage, Stage] = 
     "Do a small net's files meet the target of bytes or milliseconds? Neither depends on its training."
     trial = Candidate(randomize_bn_biases_(copy.deepcopy(candidate.net)), candidate.spec)
     files = [job.file(s) for s in stages]
-    export_small(trial, job.train, files, n=64)
+    export_stages(job, trial, stages, n=64)
     if job.cfg.target_bytes: return files[1].stat().st_size <= job.cfg.target_bytes
     times = [latency(job.file(whole_stages[0]), f)[1] for f in files]   # by turns, as in the ledger
     return min(times) <= .9*job.cfg.target_latency
@@ -198,7 +211,7 @@ def prune_once(job: Job, candidate: Candidate, ratio: float, dls, **kwargs) -> t
 
 def sure_difference(job: Job, candidate: Candidate) -> float:
     "The lower 95 % bound of the int8 file's gain over the whole net; below 0 it may be worse"
-    export_small(candidate, job.train, [job.file(s) for s in cut_stages])
+    export_stages(job, candidate, cut_stages)
     files = {s.name: job.file(s) for s in (whole_stages[0], cut_stages[1])}
     row = measure(files, *job.part('valid'), speed=False)[1]
     log.info(f'{row.bytes:,} bytes: at least {row.difference_low:+.4f} on validation images')

@@ -23,6 +23,7 @@ from ..base.errors import InputError
 from ..base.files import write_atomic
 from ..base.device import pick_device
 from ..base.checkpoint import Checkpoint, compute_once
+from ..base.distort import NoDigits
 from ..base.memory import CheckpointActivations, Compile, fit_in_memory
 from ..base.streaming import decode_workers
 from ..data import dataloaders
@@ -34,7 +35,7 @@ from ..distribute import broadcast_from_rank0, distributed_callbacks
 from .config import Config, baseline_stages, cut_stages, short_stages, whole_stages
 from .recipe import augmentation
 from .tracking import tracking_callbacks
-from .search import Job, baseline_candidate, export_small, find_baseline_width
+from .search import Job, baseline_candidate, export_stages, find_baseline_width
 from .search import find_prune_ratio, n_training_images, prune_to_goal
 from .search import explained, find_spare_parts, with_small_input
 
@@ -76,10 +77,18 @@ def begin_anew(self: Trainer, parts: int):
 @patch(as_prop=True)
 def parts_file(self: Trainer) -> Path: return self.ckpt.path.with_suffix('.json')
 
+@patch(as_prop=True)
+def shows_no_digits(self: Trainer) -> bool:
+    "Whether a net that reads 0…9 is shown other things as well, to know them for unknown"
+    job = self.job
+    if isinstance(job.train, StreamedImages) or job.train.vocab != list('0123456789'): return False
+    return job.cfg.augment == 'digits' and job.preparation == 'digits'
+
 @patch
 def callbacks(self: Trainer, accumulation: list[Callback]) -> list[Callback]:
     "What a `Learner` needs in this run"
     cfg, extra = self.job.cfg, []
+    if self.shows_no_digits: extra.append(NoDigits())
     if cfg.grad_checkpointing: extra.append(CheckpointActivations())
     if cfg.compile and not accumulation: extra.append(Compile())   # gradients of a graph cannot be added up
     if cfg.track and not rank_distrib(): extra += tracking_callbacks(self.job.out, cfg.resume)
@@ -132,7 +141,7 @@ def train_baseline(trainer: Trainer, spec: Spec, w: int, epochs: int) -> pd.Data
         return control, recover_(control.net, dls, epochs, seed=job.cfg.seed, **kwargs)
     control, hist = trainer(spec, train)
     save_model(control, job.out/'baseline')
-    export_small(control, job.train, [job.file(s) for s in baseline_stages])
+    export_stages(job, control, baseline_stages)
     return hist
 
 # %% ../../nbs/app/04_train.ipynb #d35b66e2
@@ -150,7 +159,7 @@ def train_short(trainer: Trainer, tuned: Candidate, spare: list[str]) -> tuple[C
         epochs = max(1, cfg.epochs//2)
         return short, recover_(short.net, dls, epochs, recovery_rate(cfg), seed=cfg.seed, **kwargs)
     short, hist = trainer(tuned.spec, train)
-    export_small(short, job.splits[cfg.size].train, [job.file(s) for s in short_stages])
+    export_stages(job, short, short_stages)
     return short, hist
 
 # %% ../../nbs/app/04_train.ipynb #24f00033
@@ -167,7 +176,7 @@ def train_stages(trainer: Trainer, candidate: Candidate) -> pd.DataFrame:   # th
     if cfg.baseline: width = trainer.decide('width', lambda: find_baseline_width(job, start.spec))
     hist = {}
     tuned, hist['fine-tuned'] = fine_tune(trainer, candidate)
-    export_small(tuned, job.splits[cfg.size].train, [job.file(s) for s in whole_stages])
+    export_stages(job, tuned, whole_stages)
     last = tuned
     if spare: last, hist['short'] = train_short(trainer, tuned, spare)
     whole = with_small_input(last, cfg.small_px, job.grey)
@@ -176,6 +185,6 @@ def train_stages(trainer: Trainer, candidate: Candidate) -> pd.DataFrame:   # th
     small, hist['pruned'] = trainer(whole.spec, shrink)
     log.info('quantizing to int8')
     save_model(small, job.out/'model')
-    export_small(small, job.train, [job.file(s) for s in cut_stages])
+    export_stages(job, small, cut_stages)
     if cfg.baseline: hist['baseline'] = train_baseline(trainer, whole.spec, width, len(hist['pruned']))
     return pd.concat(hist, names=['stage', 'epoch'])
