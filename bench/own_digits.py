@@ -12,6 +12,7 @@ distortions of its training, on validation images bent, blurred and so on, more 
 import io, subprocess, sys, tempfile, time
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np, torch
 from PIL import Image
@@ -22,9 +23,9 @@ from finetune_course.app.config import Config
 from finetune_course.app.report import Report
 from finetune_course.app.run import run
 from finetune_course.base.folders import image_files
-from finetune_course.base.images import decode_image
+from finetune_course.base.images import decode_image, fit_square
 from finetune_course.data import load
-from finetune_course.digits import read_picture
+from finetune_course.digits import find_digits, read_picture
 from finetune_course.evaluate import calibration, wilson
 from finetune_course.predict import Predictor
 
@@ -38,43 +39,53 @@ def finished_run(seed: int) -> tuple[Path, Report]:
 
 def through_file(rng, picture): return decode_image(io.BytesIO(encoded(rng, picture)[1]), 'picture')
 
-@cache
-def pictures_of_digits(folder: Path | None) -> dict[str, list]:   # kind → (picture, label)
-    _, ds = test_images(folder, 28)
-    found, rng = {}, np.random.default_rng(7)
-    for kind, make in ('photographs', photographed_digit), ('drawings', drawn_digit):
-        some = rng.choice(len(ds), n_digits, replace=False)
-        found[kind] = [(through_file(rng, make(rng, ds.x[i, 0].numpy())), ds.vocab[ds.y[i]]) for i in some]
-    return found
+class Made(NamedTuple):
+    "A picture, small, and what `read_picture` would ask a net about it"
+    x: np.ndarray        # uint8, C×48×48
+    images: np.ndarray   # uint8, N×1×28×28: the digits found
+    label: str | None    # None: it shows no digit
+
+def made(picture, label=None):
+    found, _ = find_digits(picture)
+    images = np.stack([d.image for d in found]) if found else np.empty((0, 1, 28, 28), np.uint8)
+    return Made(fit_square(picture, 48), images, label)
 
 @cache
-def pictures_of_none(photos: Path | None) -> dict[str, list]:     # kind → pictures
+def pictures_of_digits(folder: Path | None) -> dict[str, list[Made]]:   # by kind
+    _, ds = test_images(folder, 28)
+    result, rng = {}, np.random.default_rng(7)
+    for kind, make in ('photographs', photographed_digit), ('drawings', drawn_digit):
+        some = rng.choice(len(ds), n_digits, replace=False)
+        result[kind] = [made(through_file(rng, make(rng, ds.x[i, 0].numpy())), ds.vocab[ds.y[i]]) for i in some]
+    return result
+
+@cache
+def pictures_of_none(photos: Path | None) -> dict[str, list[Made]]:     # by kind
     rng = np.random.default_rng(8)
-    found = {kind: [through_file(rng, make(rng)) for _ in range(n_others)] for kind, make in no_digits.items()}
+    result = {kind: [made(through_file(rng, make(rng))) for _ in range(n_others)] for kind, make in no_digits.items()}
     if photos:
         files = [f for f, _ in image_files(photos)]
-        found['photograph'] = [decode_image(f) for f in files[::max(1, len(files)//n_others)][:n_others]]
-    return found
+        result['photograph'] = [made(decode_image(f)) for f in files[::max(1, len(files)//n_others)][:n_others]]
+    return result
 
 def share(hits) -> dict: return dict(share=float(np.mean(hits)), n=len(hits), interval=wilson(sum(hits), len(hits)))
 
-def answers(predictor, picture, as_is=False): return [r.answer for r in read_picture(predictor, picture, as_is)[0]]
+def answers(predictor, picture: Made):
+    return predictor.answers(fit_square(picture.images, predictor.px)) if len(picture.images) else []
 
-def is_right(found, label):
-    labels = [a.label for a in found if a.label is not None]
-    return labels == [label]
-
+def is_right(found, label): return [a.label for a in found if a.label is not None] == [label]
 def is_flagged(found): return all(a.status != 'ok' for a in found)
 
 def reading(file: Path, ds, folder: Path | None, photos: Path | None) -> dict:
     "What one file makes of all pictures"
-    predictor, result = Predictor(file, threads=0), {}
+    predictor, result = Predictor(file), {}
     for kind, pictures in pictures_of_digits(folder).items():
-        found = [(answers(predictor, x), label) for x, label in pictures]
-        as_is = [is_right(answers(predictor, x, as_is=True), label) for x, label in pictures]
-        result[kind] = dict(right=share([is_right(f, label) for f, label in found]), as_is=share(as_is),
-                            flagged=share([is_flagged(f) for f, _ in found]))
-    result['no digits'] = {kind: share([is_flagged(answers(predictor, x)) for x in pictures])
+        found = [answers(predictor, p) for p in pictures]
+        as_is = [predictor.answers(fit_square(p.x, predictor.px)[None]) for p in pictures]
+        result[kind] = dict(right=share([is_right(f, p.label) for f, p in zip(found, pictures)]),
+                            as_is=share([is_right(f, p.label) for f, p in zip(as_is, pictures)]),
+                            flagged=share([is_flagged(f) for f in found]))
+    result['no digits'] = {kind: share([is_flagged(answers(predictor, p)) for p in pictures])
                            for kind, pictures in pictures_of_none(photos).items()}
     p, y = predictor.probabilities(predictor.logits(ds.x)), ds.y.numpy()
     statuses = [a.status for a in predictor.answers(ds.x)]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from .base.answer import profile_distance, softmax
 from .base.onnxfile import annotate_onnx
-from .predict import Predictor, profile_distance, softmax
+from .predict import Predictor
 
 # %% ../nbs/05c_doubt.ipynb #18ec23b1
 def fit_temperature(

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from conftest import refused
 from finetune_course.app.cli import main
 from finetune_course.base.images import decode_image
-from finetune_course.digits import find_digits, is_prepared
+from finetune_course.base.strokes import is_prepared
+from finetune_course.digits import find_digits
 from finetune_course.predict import Predictor
 
 file = Path(__file__).parent/'vectors'/'digits.json'

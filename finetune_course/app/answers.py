@@ -50,8 +50,10 @@ def read_files(
 # %% ../../nbs/app/07b_answers.ipynb #4e739322
 def as_rows(picture: Picture) -> list[dict]:
     "For programs: a row a digit"
-    return [dict(file=picture.file, box=r.box and list(r.box), **r.answer._asdict(), preparation=r.preparation)
-            for r in picture.readings]
+    def row(r):
+        place = dict(file=picture.file, box=r.box and list(r.box))
+        return place | r.answer._asdict() | dict(preparation=r.preparation)
+    return [row(r) for r in picture.readings]
 
 def as_lines(picture: Picture) -> list[str]:
     "For people: file and answer, a line a digit"
@@ -71,7 +73,8 @@ def _draw_reading(ax, reading):
     a = reading.answer
     second = f'\nthen {a.second} {a.second_probability:.2f}' if a.status == 'ok' else ''
     ax.set_title(fill(str(a), 18) + second, fontsize=8)
-    if reading.image is not None: ax.imshow(reading.image.transpose(1, 2, 0).squeeze(), cmap='gray', vmin=0, vmax=255)
+    if reading.image is None: return
+    ax.imshow(reading.image.transpose(1, 2, 0).squeeze(), cmap='gray', vmin=0, vmax=255)
 
 def save_shown(pictures: list[Picture], path: str | Path):
     "Draw what was found into an image file; raises `InputError` for a kind of file that cannot be written."

@@ -89,10 +89,10 @@ def predict_command(args: argparse.Namespace):
     from finetune_course.predict import Predictor
     file = Report.read(args.run_dir).file_of(args.stage)
     pictures, errors = read_files(Predictor(Path(args.run_dir)/file), args.image, args.as_is)
+    if args.show: save_shown(pictures, args.show)
     if args.json: print(json.dumps([row for p in pictures for row in as_rows(p)]))
     else: print(*[line for p in pictures for line in as_lines(p)], sep='\n', end='\n'*bool(pictures))
     print_warnings(said for p in pictures for said in unread(p))
-    if args.show: save_shown(pictures, args.show)
     for e in errors: print_error(e)
     return 2 if errors else 0
 

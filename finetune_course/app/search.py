@@ -28,7 +28,7 @@ from ..data import Images, Splits, dataloaders, load_splits
 from ..backbone import create_pretrained, pixel_stats, plain_cnn, replace_head_
 from ..export import Candidate, Spec, export_onnx
 from ..evaluate import latency, measure
-from ..digits import is_prepared_set
+from ..base.strokes import is_prepared_set
 from ..doubt import learn_doubt
 from ..prune import n_channels, prune, prune_recover, with_grey_input
 from ..quantize import quantize_onnx

@@ -25,7 +25,7 @@ class Bend(DisplayedTransform):
     def encodes(self, x: TensorImage):
         (n, _, h, w), x = x.shape, x.as_subclass(Tensor)
         slant, squeeze = torch.rand(2, n, 1, 1, device=x.device)*2 - 1
-        gx = torch.linspace(1/w - 1, 1 - 1/w, w, device=x.device)     # pixel centres; the edges are at −1 and 1
+        gx = torch.linspace(1/w - 1, 1 - 1/w, w, device=x.device)     # pixel centres
         gy = torch.linspace(1/h - 1, 1 - 1/h, h, device=x.device)[:, None]
         ratio = self.squeeze**squeeze
         grid = torch.stack(((gx + self.slant*slant*gy)*ratio, (gy + 0*gx)/ratio), -1)
@@ -42,7 +42,7 @@ class Pen(DisplayedTransform):
 
     def encodes(self, x: TensorImage):
         x = x.as_subclass(Tensor)
-        k = 2*max(1, round(x.shape[-1]/28)) + 1   # a window of a pixel and its neighbours, where 28 are a side
+        k = 2*max(1, round(x.shape[-1]/28)) + 1   # 3 of 28 pixels
         width, blur, fade, noise = torch.rand(4, len(x), 1, 1, 1, device=x.device)
         width = self.width*(2*width - 1)
         thick, thin = F.max_pool2d(x, k, 1, k//2), -F.max_pool2d(-x, k, 1, k//2)
@@ -74,7 +74,8 @@ def random_strokes(n: int, px: int, device='cpu') -> Tensor:   # n×1×px×px, 0
 def random_clouds(n: int, px: int, device='cpu') -> Tensor:    # n×1×px×px, 0…1
     "Blots, as a photograph leaves them that is taken for ink"
     side = int(torch.randint(3, 9, ()))
-    x = F.interpolate(torch.randn(n, 1, side, side, device=device), (px, px), mode='bicubic', align_corners=True)
+    coarse = torch.randn(n, 1, side, side, device=device)
+    x = F.interpolate(coarse, (px, px), mode='bicubic', align_corners=True)
     pixels = ((torch.arange(px, device=device) + .5)/px - .5).abs()
     inside = torch.maximum(pixels, pixels[:, None]) < .38
     return ((x - .3)*px/8 + .5).clamp(0, 1)*inside

@@ -51,9 +51,10 @@ def noise_floor(
     window: float,    # as for `ground`
 ) -> float:
     "A contrast that grain and noise do not reach"
-    spread = np.diff(c) if window > 1 else c - np.median(c)   # in a tight crop much of what varies is ink
-    if not spread.size: return 1.
-    return float(np.clip(7*np.median(np.abs(spread)), .12, 1 if max(c.shape) > tiny_side else .35))
+    grain = 7*float(np.median(np.abs(np.diff(c)))) if c.size > 1 else 0.
+    if window > 1: return min(max(grain, .12), 1 if max(c.shape) > tiny_side else .35)   # a tight crop
+    uneven = 7*float(np.median(np.abs(c - np.median(c))))
+    return min(max(uneven, .12), max(grain, .3))   # what is uneven but smooth is light
 
 def contrast(
     grey: np.ndarray,   # uint8, H×W
@@ -163,7 +164,7 @@ def find_parts(
 # %% ../../nbs/base/14_ink.ipynb #1678cd89
 def find_ink(
     grey: np.ndarray,   # uint8, H×W, `work_side` at most
-) -> tuple[list[Part], np.ndarray, np.ndarray]:  # parts in reading order; strength and component of each place
+) -> tuple[list[Part], np.ndarray, np.ndarray]:  # in reading order; strength and component of each place
     "Where something is written"
     for window in (.16, .32, .64, 1.28) if max(grey.shape) > tiny_side else (1.28,):
         strength, peak = strengthen(contrast(grey, window), window)
