@@ -1,5 +1,6 @@
 """Pictures as people hand them in, made by a seeded generator: digits on paper under a lamp, drawings as a mouse
 makes them, and what is no digit. Arrays in and out: an image or a picture is uint8, H×W or H×W×3."""
+import logging
 from functools import cache, partial
 from itertools import pairwise
 
@@ -115,6 +116,7 @@ signs = '!?&%@#$*+=<>~^[]"§€'   # without those that are a 1 as well: / \ | (
 @cache
 def fonts():
     "Text fonts found here; matplotlib brings DejaVu"
+    logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)   # weights that a font lacks
     def legible(name): return not any(word in name for word in ('STIX', 'cm', 'Last', 'Emoji', 'Display', 'Symbol'))
     return [findfont(name) for name in sorted(get_font_names()) if legible(name)]
 

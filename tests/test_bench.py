@@ -77,7 +77,7 @@ def test_committed_records_have_one_shape(path):
 def test_committed_settings_are_those_of_the_code():
     "Else a command would make all of them again."
     assert [p.stem for p in topics] == [
-        'ablation', 'compress', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer']
+        'ablation', 'compress', 'own_digits', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer']
     for r in lines(folder/'results'/'compress.jsonl'):
         name = r['settings'].get('net')
         if r['experiment'] != 'nets': continue

@@ -82,8 +82,9 @@ def save_shown(pictures: list[Picture], path: str | Path):
     from matplotlib.patches import Rectangle
     shown = pictures[:most_shown[0]]
     if not shown: return
-    fig = Figure(figsize=(12, 2.2*len(shown)), layout='constrained')
-    axs = fig.subplots(len(shown), most_shown[1] + 1, squeeze=False, width_ratios=[2, *[1]*most_shown[1]])
+    across = min(most_shown[1], max(len(p.readings) for p in shown))
+    fig = Figure(figsize=(2.4 + 1.4*across, 2.2*len(shown)), layout='constrained')
+    axs = fig.subplots(len(shown), across + 1, squeeze=False, width_ratios=[2, *[1]*across])
     for ax in axs.flat: ax.axis('off')
     for (first, *others), p in zip(axs, shown):
         first.imshow(p.thumb.squeeze(), cmap='gray', vmin=0, vmax=255)
