@@ -18,10 +18,11 @@ def test_evaluate_repeats_the_report(done, capsys, quick_clock):
     again = json.loads(capsys.readouterr().out)
     assert [r['accuracy'] for r in again['rows']] == [r['accuracy'] for r in report_of(done)['rows']]
 
-def test_predict_prints_file_label_and_probability(done, pictures, capsys):
-    assert main(['predict', str(done), *pictures]) == 0
-    lines = [l.split('\t') for l in capsys.readouterr().out.splitlines()]
-    assert [l[0] for l in lines] == pictures and all(l[1] in '012' and 0 <= float(l[2]) <= 1 for l in lines)
+def test_predict_prints_file_and_answer(done, pictures, capsys):
+    assert main(['predict', str(done), *pictures, '--stage', 'int8']) == 0
+    reader = Predictor(done/'model.int8.onnx')
+    want = [str(reader.answers(read_image(p, reader.px)[None])[0]) for p in pictures]
+    assert capsys.readouterr().out.splitlines() == [f'{p}\t{w}' for p, w in zip(pictures, want)]
 
 @pytest.mark.parametrize('stage, file', [('fine-tuned', 'model.onnx'), ('whole int8', 'whole.int8.onnx'),
                                          ('pruned', 'pruned.onnx'), ('int8', 'model.int8.onnx')])
