@@ -126,11 +126,13 @@ def speeds(seed: int) -> dict:
     with tempfile.TemporaryDirectory() as tmp:
         files = [Path(tmp)/f'{i}.jpg' for i in range(50)]
         for i, f in enumerate(files): f.write_bytes(large_photograph(rng, digits.x[i, 0].numpy(), 3000))
-        command = [sys.executable, '-m', 'finetune_course.app.cli', 'predict', folder, *files]
+        start_main = 'import sys; from finetune_course.app.cli import main; sys.exit(main())'
+        command = [sys.executable, '-c', start_main, 'predict', folder, *files]
         start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         seconds = time.perf_counter() - start
         mean_bytes = np.mean([f.stat().st_size for f in files])
+    if len(lines) < 50: raise RuntimeError(f'{len(lines)} answers to 50 pictures')
     return dict(megapixels=x[0].size/1e6, ms=float(np.median(times[3:])), seconds=seconds, mean_bytes=float(mean_bytes))
 
 def speed(results, a, names):

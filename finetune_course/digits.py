@@ -11,7 +11,7 @@ __all__ = ['Digit', 'find_digits', 'Reading', 'read_picture']
 from typing import NamedTuple
 
 import cv2, numpy as np
-from .base.images import as_channels, fit_square
+from .base.images import fit_square
 from .base.answer import Answer, nothing_found
 from .base.ink import find_ink, shrink, tiny_side, work_side
 from .base.strokes import is_prepared, is_written, prepare
@@ -28,8 +28,8 @@ def find_digits(
     most: int = 200,   # that are prepared
 ) -> tuple[list[Digit], int]:  # in reading order; how many were found
     "Every digit in a picture of paper, of a board or of a drawing, prepared for a net that knows MNIST"
-    small = shrink(np.ascontiguousarray(x.transpose(1, 2, 0)), work_side)
-    grey = as_channels(np.atleast_3d(small).transpose(2, 0, 1), 1)[0]
+    x = np.ascontiguousarray(x.transpose(1, 2, 0))
+    grey = shrink(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) if x.shape[2] == 3 else x[..., 0], work_side)
     parts, strength, component = find_ink(grey)
     def cut(p):
         place = slice(p.top, p.bottom), slice(p.left, p.right)
@@ -37,7 +37,7 @@ def find_digits(
         return strength[place]*cv2.dilate(own, np.ones((3, 3), np.uint8))
     cuts = [(p, cut(p)) for p in parts]
     if max(grey.shape) > tiny_side: cuts = [(p, ink) for p, ink in cuts if is_written(ink)]
-    scale = x.shape[2]/grey.shape[1]
+    scale = x.shape[1]/grey.shape[1]
     def box(p): return tuple(round(v*scale) for v in p[:4])
     return [Digit(box(p), prepare(ink)[None]) for p, ink in cuts[:most]], len(cuts)
 
