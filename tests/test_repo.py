@@ -50,7 +50,7 @@ def test_notebook_is_committed_with_good_outputs(path):
 @each(notebooks)
 def test_a_chapter_is_called_by_the_number_it_has(path):
     text = path.read_text(encoding='utf-8')
-    for said, led_to in re.findall(r'hapter 0*(\d+b?)\]\((?:\.\./)?0*(\d+b?)_', text): assert said == led_to
+    for said, led_to in re.findall(r'hapter 0*(\d+[a-z]?)\]\((?:\.\./)?0*(\d+[a-z]?)_', text): assert said == led_to
 
 hidden = re.compile(r'#\|\s*(hide|default_exp|eval:\s*false|include:\s*false|echo:\s*false)')
 

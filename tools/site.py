@@ -92,7 +92,7 @@ def entry(path, folder):
     "A notebook in the sidebar: its title, behind its number if it is a chapter."
     source, href = read_nb(path).cells[0].source, path.relative_to(folder).as_posix()
     title = (cell_frontmatter(source) or md_frontmatter(source))['title']
-    number = re.match(r'0*(\d+b?)_', href)
+    number = re.match(r'0*(\d+[a-z]?)_', href)
     return {'text': f'{number[1]} {title}' if number else title, 'href': href}
 
 def sidebar(contents, folder=nbs):
