@@ -73,6 +73,17 @@ def test_most_of_a_chapter_is_no_plumbing(path):
         lines['exported' if re.search(r'#\|\s*export', src) else 'taught'] += len(own)
     assert lines['exported'] <= .3*sum(lines.values()), lines
 
+@each(notebooks)
+def test_imports_stand_in_cells_of_their_own(path):
+    "nbdev runs each cell that imports something, with all that stands beside it, when it builds the site."
+    def is_import(node): return isinstance(node, (ast.Import, ast.ImportFrom))
+    def is_setting(node): return isinstance(node, (ast.FunctionDef, ast.Expr)) or 'rcParams' in ast.unparse(node)
+    for src in code(path):
+        if re.search(r'#\|\s*(export|eval: false)', src): continue
+        nodes = ast.parse(re.sub(r'^\s*[%!].*', '', src, flags=re.M)).body
+        mixed = any(map(is_import, nodes)) and not all(is_import(n) or hidden.search(src) and is_setting(n) for n in nodes)
+        assert not mixed, src
+
 # --- Modules
 
 def dotted(path): return '.'.join(path.relative_to(root).with_suffix('').parts)
