@@ -25,7 +25,9 @@ from finetune_course.export import Candidate, Spec, export_onnx, load_model, sav
 from finetune_course.finetune import fit_, learner
 from finetune_course.app.config import Config, digit_recipe
 from finetune_course.app.search import export_small, randomize_bn_biases_, starting_candidate, with_small_input
-from finetune_course.prune import ResizingTeacher, accuracy_of, prune, prune_recover, recover_
+from finetune_course.prune import accuracy_of, recover_
+from finetune_course.shrink import prune, prune_recover
+from finetune_course.teacher import DistillationCallback, ResizingTeacher
 
 size, vocab = 48, [str(i) for i in range(10)]   # pixels that the fine-tuned net reads; its classes
 common = dict(train='4,000', px=28, epochs=40, batch_size=64, teacher='fine-tuned')
@@ -102,7 +104,7 @@ def train_net(net, start, train, valid, seed, folder):
     else:
         small = Candidate(plain_cnn(net['width'], len(spec.mean), len(vocab)), spec)
         if net['teacher'] == 'nine nets': teach_(small.net, spec, net, train, valid, seed, folder)
-        else: recover_(small.net, dls, net['epochs'], teacher=teacher, seed=seed)
+        else: recover_(small.net, dls, net['epochs'], cbs=[DistillationCallback(teacher)]*bool(teacher), seed=seed)
     return small, accuracy_of(small.net, dls.valid)
 
 def measure_net(net, seed, folder):

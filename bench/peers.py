@@ -26,28 +26,33 @@ from finetune_course.evaluate import measure
 from finetune_course.base.images import as_channels
 from finetune_course.export import Candidate, PixelModel, channel_spec, export_onnx
 from finetune_course.finetune import fit_, learner
-from finetune_course.prune import ResizingTeacher, cut_channels_, prune_recover, recover_
+from finetune_course.prune import cut_channels_, recover_
+from finetune_course.shrink import prune_recover
+from finetune_course.teacher import ResizingTeacher
 from finetune_course.quantize import pixel_nodes, quantize_onnx
 
 class Start:
     "What all peers get: the fine-tuned net of one seed, its file, images, and a folder for what they make"
+    batch_size, aug = 64, None   # as `dataloaders` takes them
     def __init__(self, seed, folder, epochs):
         self.seed, self.folder, self.epochs, self.tmp = seed, folder, epochs, tempfile.TemporaryDirectory()
-        self.whole = fine_tuned(seed)
+        self.whole = self.fine_tuned()
         self.model, self.spec = self.whole
+        self.size = self.spec.px
         self.base = export_onnx(self.whole, self.file('fine-tuned.onnx'))
 
+    def fine_tuned(self): return fine_tuned(self.seed)
     def file(self, name): return Path(self.tmp.name)/name
     def images(self, px): return images('4,000', px, self.seed, self.folder)
 
     def dls(self, spec):
         train, valid, _ = self.images(spec.px)
         set_seed(self.seed)
-        return dataloaders(train, valid, 64, spec.mean, spec.std)
+        return dataloaders(train, valid, self.batch_size, spec.mean, spec.std, self.aug)
 
-    def calib(self, px=size):   # every n-th training image, as `export_small` takes them
-        train = self.images(px)[0]
-        return train.take(range(0, len(train), len(train)//512))
+    def calib(self, px=None):   # every n-th training image, as `export_small` takes them
+        train = self.images(px or self.size)[0]
+        return train.take(range(0, len(train), max(1, len(train)//512)))
 
     def batches(self, bs=64):   # of calibration images, as the fine-tuned net reads them
         def batch(x): return torch.from_numpy(as_channels(x.numpy(), len(self.spec.mean)))
@@ -57,16 +62,16 @@ class Start:
 
 # ---- measuring
 
-def onnx_result(s: Start, path, recipe, px=size):
+def onnx_result(s: Start, path, recipe, px=None):
     "Of an ONNX file in ONNX Runtime, by the course's own ruler"
-    tests = [s.images(p)[2] for p in dict.fromkeys((size, px))]
+    tests = [s.images(p)[2] for p in dict.fromkeys((s.size, px or s.size))]
     row = measure({'fine-tuned': s.base, 'peer': path}, *tests)[1]
     keys = 'bytes accuracy accuracy_low accuracy_high n lost gained faster_b1 faster_b64 runtime'
     return {k: getattr(row, k) for k in keys.split()} | dict(recipe=recipe)
 
 def other_result(s: Start, net, own, nbytes, runtime, recipe):
     "Of a net in another runtime; `own` is the fine-tuned fp32 net in that same runtime"
-    first, y = in_onnxruntime(s.base), s.images(size)[2].y.numpy()
+    first, y = in_onnxruntime(s.base), s.images(s.size)[2].y.numpy()
     was, right = (answers(n, s.images(n.px)[2].x) == y for n in (first, net))
     result = dict(bytes=nbytes, accuracy=float(right.mean()), n=len(y), lost=int((was & ~right).sum()),
                   gained=int((right & ~was).sum()), runtime=f'{runtime}, 1 thread', recipe=recipe)
@@ -98,7 +103,7 @@ def last_layers(net): return [m for m in getattr(net, head_name(net)).modules() 
 @cache
 def tp_net(s: Start, ratio):
     "Its README: L2 norm of coupled weights, every layer alike, the classifier left alone, then training"
-    net = cut_channels_(copy.deepcopy(s.model), size, ratio)
+    net = cut_channels_(copy.deepcopy(s.model), s.size, ratio)
     net.zero_grad()
     recover_(net, s.dls(s.spec), s.epochs, seed=s.seed)
     return Candidate(net, replace(s.spec, channels=channel_spec(net, s.spec)))
@@ -123,7 +128,7 @@ def fasterai_net(s: Start, ratio):
     from fasterai.prune.all import PruneCallback
     net, epochs, dls = copy.deepcopy(s.model).requires_grad_(), max(1, s.epochs//4), s.dls(s.spec)
     cut = PruneCallback(pruning_ratio=ratio, context='global', criteria=large_final, schedule=one_cycle,
-                        ignored_layers=last_layers(net), example_inputs=torch.zeros(1, 3, size, size))
+                        ignored_layers=last_layers(net), example_inputs=torch.zeros(1, 3, s.size, s.size))
     fit_(learner(dls, net, splitter=params), epochs, 1e-2, seed=s.seed, cbs=cut)
     net.zero_grad()
     if s.epochs > epochs: recover_(net, s.dls(s.spec), s.epochs - epochs, seed=s.seed)
@@ -186,7 +191,7 @@ def captured(net, x):
 
 def inductor(s: Start, int8):
     net, batches = s.pixels_net().to(memory_format=torch.channels_last), s.batches()
-    own, program = in_inductor(net, size), captured(net, batches[0])
+    own, program = in_inductor(net, s.size), captured(net, batches[0])
     model, recipe = own, 'torch.compile, freezing, channels_last; bytes: torch.export.save'
     if int8:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -196,7 +201,7 @@ def inductor(s: Start, int8):
             m = prepare_pt2e(program.module(), x86.X86InductorQuantizer().set_global(settings))
             for x in batches: m(x)
             m = convert_pt2e(m)
-        model, program = in_inductor(m, size), captured(m, batches[0])
+        model, program = in_inductor(m, s.size), captured(m, batches[0])
         recipe = ('X86InductorQuantizer, default configuration; torch.compile, freezing; '
                   'bytes: torch.export.save')
     torch.export.save(program, path := s.file('inductor.pt2'))
@@ -253,17 +258,21 @@ def try_peer(peer, start, threads):
         note = f'does not run: {type(e).__name__}: {first}'
         return dict(note=note.replace(str(here.parent), '.').replace(str(Path.home()), '~'))
 
+def measure_each(results, chosen, about, seed, start, same=('test', 'epochs')):
+    "One record a peer, beside the settings in `about`; `start()` makes what they start from"
+    start, threads = cache(start), torch.get_num_threads()
+    for name, (peer, *needs) in chosen.items():
+        if missing := [p for p in needs if not find_spec(p.replace('-', '_'))]:
+            print(f"{name}: needs {', '.join(missing)}; pip install -e '.[peers]'")
+            continue
+        results.once('peers', dict(peer=name) | about, seed, partial(try_peer, peer, start, threads),
+                     timed=True, same=same, more=needs)
+
 def measure_peers(results, a, names):
-    threads, test = torch.get_num_threads(), test_images(a.mnist, size)[0]
+    about = dict(epochs=a.epochs, test=test_images(a.mnist, size)[0])
     for seed in a.seeds:
-        start = cache(partial(Start, seed, a.mnist, a.epochs))
-        for name in names:
-            peer, *needs = peers[name]
-            if missing := [p for p in needs if not find_spec(p.replace('-', '_'))]:
-                print(f"{name}: needs {', '.join(missing)}; pip install -e '.[peers]'")
-                continue
-            results.once('peers', dict(peer=name, epochs=a.epochs, test=test), seed,
-                         partial(try_peer, peer, start, threads), timed=True, same=('test', 'epochs'), more=needs)
+        start = partial(Start, seed, a.mnist, a.epochs)
+        measure_each(results, {name: peers[name] for name in names}, about, seed, start)
 
 one_seed = dict(seeds, default=[0], help='default: 0')
 epochs = dict(type=int, default=24, help='default: 24')

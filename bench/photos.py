@@ -2,21 +2,33 @@
 
     python -m bench.photos run --photos FOLDER [--seeds 0 1 2]
     python -m bench.photos fastai --photos FOLDER [--epochs 5]
+    python -m bench.photos tutorials [PEER ...] --photos FOLDER
+    python -m bench.photos peers [PEER ...] --photos FOLDER
     python -m bench.photos pairs --photos FOLDER
 
 FOLDER holds train/ and test/ with a folder a class. fastai gets the same pretrained weights and as many pixels;
 three learning rates, of which a fifth of the training images chooses one; `seconds` are those of one training.
+tutorials: as PyTorch's and Keras' guides to transfer learning have it, with the same weights, pixels and number of
+passes. peers: what makes nets small, as in bench.peers, from one net that the course fine-tuned; needs '.[peers]'.
 pairs: 240 photographs, 120 of each of two classes, by the default run and by fastai."""
 import tempfile, time
-from functools import partial
+from functools import cached_property, partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-from bench.harness import main, refuse, seeds
+from fastai.torch_core import set_seed
+from bench import peers as small, tutorials as guides
+from bench.harness import main, nets_folder, refuse, seeds
 from bench.pipeline import run_once
-from finetune_course.app.recipe import photo_side
+from finetune_course.app.recipe import augmentation, photo_side
+from finetune_course.app.train import train_head_
 from finetune_course.backbone import create_pretrained, layer_groups, pixel_stats, replace_head_
 from finetune_course.base.folders import has_parts, image_files, subfolders
+from finetune_course.data import load_splits
+from finetune_course.export import Candidate, Spec, load_model, save_model
+from finetune_course.finetune import fit_, learner
+from finetune_course.shrink import prune_recover
 
 arch, rates = 'tf_efficientnet_lite0', (5e-4, 2e-3, 8e-3)
 
@@ -50,6 +62,47 @@ def best_fastai(results, about, folder, seed, epochs):
         return results.once('fastai', settings, seed, measure, timed=True, same=())
     return max(map(tried, rates), key=lambda found: found['valid'])
 
+def fine_tuned(start, folder, seed, epochs=16):
+    "The net that all who make it small start from, as `finetune-course run` fine-tunes it; trained once"
+    stem = nets_folder/f'{folder.name}-{photo_side}-{seed}'
+    if not stem.with_suffix('.json').is_file():
+        nets_folder.mkdir(exist_ok=True)
+        set_seed(seed)
+        vocab = start.images(photo_side)[0].vocab
+        whole = Candidate(replace_head_(create_pretrained(arch), len(vocab)),
+                          Spec(arch, vocab, photo_side, *pixel_stats(arch)))
+        dls = start.dls(whole.spec)
+        train_head_(dls, whole.net, seed=seed)
+        fit_(learner(dls, whole.net), epochs, seed=seed)
+        save_model(whole, stem)
+    return load_model(stem)
+
+class Start(small.Start):
+    "What all peers get, from photographs"
+    batch_size = 32
+
+    @cached_property
+    def aug(self): return augmentation('photos')
+
+    def fine_tuned(self): return fine_tuned(self, self.folder, self.seed)
+    def images(self, px): return load_splits(str(self.folder), px, self.seed)
+
+def ours(s: Start, ratio, int8):
+    "Pruned without a teacher, as the default run on photographs does"
+    made = prune_recover(s.whole, s.dls(s.spec), ratio, s.epochs, seed=s.seed)[0]
+    return small.onnx_result(s, small.our_file(s, made, 'ours', int8), f'R {ratio}, one shot, the whole net')
+
+makers = {   # as `peers` of bench.peers
+    **{f'ours {r}{", int8"*i}': (partial(ours, ratio=r, int8=i),) for r in (.53, .7) for i in (False, True)},
+    **{f'torch-pruning one-shot {r}{", int8"*i}': (partial(small.torch_pruning, ratio=r, int8=i), 'torch-pruning')
+       for r in (.3, .5) for i in (False, True)},
+    **{f'fasterai {r}, {mode}': (partial(small.fasterai, ratio=r, mode=mode), 'fasterai')
+       for r in (.2, .4) for mode in ('fp32', 'static')},
+    **{name: small.peers[name] for name in (
+        'fasterai pt2e', 'ONNX Runtime int8, its defaults', 'ONNX Runtime int8, our settings', 'Inductor fp32',
+        'Inductor, torchao PT2E int8', 'OpenVINO, fine-tuned', 'OpenVINO, nncf')},
+}
+
 def pair_of(folder, classes, tmp, n=120):
     "A data set of two classes, with the first `n` training images of each"
     for part in 'train', 'test':
@@ -69,6 +122,26 @@ def runs(results, a, names):
 def fastai(results, a, names):
     for seed in a.seeds: best_fastai(results, dict(data=a.photos.name), a.photos, seed, a.epochs)
 
+def tutorials(results, a, names):
+    "As many passes over the images as fastai's, one of them for the head; three rates for each, as there"
+    for seed in a.seeds:
+        for name in names:
+            if name == 'keras' and not find_spec('keras'): refuse('keras is not installed: pip install keras')
+            guide, lrs = tutorial_peers[name]
+            for lr in lrs:
+                settings = dict(data=a.photos.name, peer=name, arch=arch, px=photo_side, epochs=a.epochs + 1, lr=lr)
+                def measure():
+                    begin = time.perf_counter()
+                    found = guide(a.photos, arch, photo_side, a.epochs + 1, lr, seed)
+                    return dict(found, seconds=time.perf_counter() - begin)
+                results.once('tutorial', settings, seed, measure, timed=True, same=(), more=['keras']*(name == 'keras'))
+
+def peers(results, a, names):
+    for seed in a.seeds:
+        about = dict(data=a.photos.name, epochs=a.recovery)
+        start = partial(Start, seed, a.photos, a.recovery)
+        small.measure_each(results, {name: makers[name] for name in names}, about, seed, start, same=())
+
 def pairs(results, a, names):
     for classes in pairwise(d.name for d in subfolders(a.photos/'train')):
         with tempfile.TemporaryDirectory() as tmp:
@@ -76,16 +149,20 @@ def pairs(results, a, names):
             results.once('pair', about, 0, partial(run_once, data=str(folder), seed=0), timed=True, same=())
             best_fastai(results, about, folder, 0, 20)
 
-def checked(experiment):
+def checked(experiment, names=()):
     def start(results, a, names):
         if not (a.photos and has_parts(a.photos)):
             refuse('give photographs as --photos FOLDER, with train/ and test/ and a folder a class.')
         experiment(results, a, names)
-    return start, ()
+    return start, names
 
-experiments = dict(run=checked(runs), fastai=checked(fastai), pairs=checked(pairs))
+tutorial_peers = dict(pytorch=(guides.pytorch, (1e-3, 4e-3, 1.6e-2)), keras=(guides.keras, (1e-3, 4e-3)))
+experiments = dict(run=checked(runs), fastai=checked(fastai), tutorials=checked(tutorials, tutorial_peers),
+                   peers=checked(peers, makers), pairs=checked(pairs))
 epochs = dict(type=int, default=5, help="of fastai's fine_tune, after one for the head; default: 5")
+recovery = dict(type=int, default=8, help='epochs of training after a cut; default: 8')
 photos = dict(type=Path, metavar='FOLDER', help='photographs, as train/ and test/ with a folder a class')
-command = partial(main, 'photos', __doc__, experiments, seeds=seeds, epochs=epochs, photos=photos)
+command = partial(main, 'photos', __doc__, experiments, seeds=seeds, epochs=epochs, recovery=recovery,
+                  photos=photos)
 
 if __name__ == '__main__': command()

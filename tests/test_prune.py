@@ -4,7 +4,8 @@ import pytest, torch
 from torch import nn
 from finetune_course.backbone import create_pretrained, replace_head_
 from finetune_course.export import Candidate, Spec, export_onnx
-from finetune_course.prune import n_channels, prune
+from finetune_course.prune import n_channels
+from finetune_course.shrink import prune
 
 @pytest.mark.slow
 def test_zeroing_keeps_the_file_and_cutting_does_not(tmp_path):

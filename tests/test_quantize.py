@@ -4,7 +4,7 @@ from finetune_course.backbone import create_pretrained, replace_head_
 from finetune_course.data import load
 from finetune_course.export import Candidate, Spec, export_onnx
 from finetune_course.predict import Predictor
-from finetune_course.prune import prune
+from finetune_course.shrink import prune
 from finetune_course.quantize import quantize_onnx
 
 @pytest.mark.slow

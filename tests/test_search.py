@@ -4,7 +4,7 @@ from conftest import digits_config, refused, report_of, tiny
 from finetune_course.app import search
 from finetune_course.app.cli import main
 from finetune_course.app.run import run
-from finetune_course.prune import prune
+from finetune_course.shrink import prune
 
 pytestmark = pytest.mark.usefixtures('quick_clock')
 

@@ -7,9 +7,9 @@ Docs: https://finetune-course.github.io/finetune_course/app/cli.html.md"""
 # %% auto #0
 __all__ = ['course_files', 'run_options', 'run_dir', 'strict', 'commands', 'is_first_rank', 'print_error', 'print_warnings',
            'print_skipped', 'log_to_stderr', 'quiet_warnings', 'run_command', 'evaluate_command', 'predict_command',
-           'shard_command', 'copy_chapters', 'course_folder', 'check_lab_folder', 'open_lab', 'lab_command',
-           'about_machine', 'about_weights', 'about_mnist', 'about_package', 'doctor_command', 'argument', 'Command',
-           'Parser', 'parser', 'interrupted', 'call_safely', 'main']
+           'shard_command', 'copy_chapters', 'check_lab_folder', 'open_lab', 'lab_command', 'about_machine',
+           'about_weights', 'about_mnist', 'about_package', 'doctor_command', 'argument', 'Command', 'Parser', 'parser',
+           'interrupted', 'call_safely', 'main']
 
 # %% ../../nbs/app/08_cli.ipynb #8e34c06e
 import argparse, json, logging, os, sys, warnings
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from ..base.errors import InputError
+from ..base.files import course_folder
 from .config import Config, all_stages, known_datasets, option_name
 
 # %% ../../nbs/app/08_cli.ipynb #45c867ee
@@ -109,7 +110,7 @@ def shard_command(args: argparse.Namespace):
     print(said)
 
 # %% ../../nbs/app/08_cli.ipynb #415e8706
-course_files = 'nbs/*.ipynb', 'nbs/base/*.ipynb', 'nbs/app/*.ipynb', 'bench/results/*.json*'
+course_files = 'nbs/*.ipynb', 'nbs/base/*.ipynb', 'nbs/exercises/*.ipynb', 'nbs/app/*.ipynb', 'bench/results/*.json*'
 
 def copy_chapters(
     src: Path,   # folder with nbs/ and bench/results/
@@ -125,11 +126,6 @@ def copy_chapters(
     return kept
 
 # %% ../../nbs/app/08_cli.ipynb #cb0dfe60
-def course_folder() -> Path:
-    "The folder with nbs/ and bench/results/: a wheel carries them inside the package, a checkout beside it."
-    package = Path(find_spec('finetune_course').origin).parent
-    return package if (package/'nbs').is_dir() else package.parent
-
 def check_lab_folder(folder: Path):
     "Raise `InputError` for a folder with other things in it than chapters"
     if not folder.is_dir() or (folder/'nbs'/'01_data.ipynb').is_file(): return

@@ -23,7 +23,7 @@ from ..data import Images, dataloaders
 from ..backbone import create_model, pixel_stats, plain_cnn, replace_head_
 from ..export import Candidate, Spec
 from ..finetune import fit_, learner
-from ..prune import prune
+from ..shrink import prune
 from .config import Config
 from .recipe import augmentation
 from .search import explained

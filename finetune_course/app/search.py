@@ -30,7 +30,8 @@ from ..export import Candidate, Spec, export_onnx
 from ..evaluate import latency, measure
 from ..base.strokes import is_prepared_set
 from ..doubt import learn_doubt
-from ..prune import n_channels, prune, prune_recover, with_grey_input
+from ..prune import n_channels
+from ..shrink import prune, prune_recover, with_grey_input
 from ..quantize import quantize_onnx
 from ..stream import StreamedImages, sample_shards
 from ..distribute import broadcast_from_rank0

@@ -29,7 +29,8 @@ from ..base.streaming import decode_workers
 from ..data import dataloaders
 from ..finetune import fit_, learner
 from ..export import Candidate, Spec, export_onnx, save_model
-from ..prune import drop_parts, prune, recover_, with_channels
+from ..prune import recover_
+from ..shrink import drop_parts, prune, with_channels
 from ..stream import StreamedImages, stream_dataloaders
 from ..distribute import broadcast_from_rank0, distributed_callbacks
 from .config import Config, baseline_stages, cut_stages, short_stages, whole_stages

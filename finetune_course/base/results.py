@@ -14,6 +14,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pandas as pd
+from .files import course_folder
 
 # %% ../../nbs/base/09_results.ipynb #40a3bff5
 packages = 'torch', 'torchvision', 'timm', 'fastai', 'onnx', 'onnxruntime', 'torch-pruning'
@@ -39,10 +40,11 @@ def environment(
 
 # %% ../../nbs/base/09_results.ipynb #2e9756ce
 def read_results(
-    path: str | Path,               # a file of records
+    path: str | Path,               # a file of records, or the name of one that comes with the course
     experiment: str | None = None,  # default: all of them
 ) -> pd.DataFrame:                  # a row a record
     "Columns experiment, seed, machine, versions, commit, date, and one for each setting and each result."
-    records = [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
+    path = Path(path) if Path(path).suffix else course_folder()/'bench'/'results'/f'{path}.jsonl'
+    records = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     rows = [{**r, **r['settings'], **r['result']} for r in records if experiment in (None, r['experiment'])]
     return pd.DataFrame(rows).drop(columns=['settings', 'result'], errors='ignore')
