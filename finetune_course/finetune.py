@@ -7,7 +7,7 @@ Docs: https://finetune-course.github.io/finetune_course/finetune.html.md"""
 # %% auto #0
 __all__ = ['learner', 'history', 'fit_', 'short_recipe']
 
-# %% ../nbs/03_finetune.ipynb #658ca65d
+# %% ../nbs/03_finetune.ipynb #ab282ef1
 from contextlib import ExitStack
 
 import pandas as pd, torch
@@ -21,7 +21,7 @@ from .base.device import SmallMapGradients, device_callbacks, device_optimizer
 from .data import Images, dataloaders, load_splits
 from .backbone import create_pretrained, layer_groups, pixel_stats, replace_head_
 
-# %% ../nbs/03_finetune.ipynb #e78a3871
+# %% ../nbs/03_finetune.ipynb #9ded57c9
 def learner(
     dls: DataLoaders,
     model: nn.Module,
@@ -36,7 +36,7 @@ def learner(
                    splitter=splitter, metrics=accuracy, cbs=[*device_callbacks(device), *cbs],
                    **{'opt_func': device_optimizer(device), **kwargs})
 
-# %% ../nbs/03_finetune.ipynb #6f3c516f
+# %% ../nbs/03_finetune.ipynb #46ddf06f
 def history(
     learn: Learner,   # trained
 ) -> pd.DataFrame:    # a row an epoch
@@ -46,7 +46,7 @@ def history(
     df.index = pd.RangeIndex(1, len(df)+1, name='epoch')
     return df
 
-# %% ../nbs/03_finetune.ipynb #9ee0cab6
+# %% ../nbs/03_finetune.ipynb #365bdc5e
 def fit_(
     learn: Learner,
     epochs: int,
@@ -65,7 +65,7 @@ def fit_(
         learn.fit_one_cycle(epochs, lr, **kwargs)
     return history(learn)
 
-# %% ../nbs/03_finetune.ipynb #3d7ba0f2
+# %% ../nbs/03_finetune.ipynb #87e6abed
 def short_recipe(
     arch: str = 'tf_efficientnet_lite0',
     px: int = 32,

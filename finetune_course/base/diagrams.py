@@ -45,7 +45,7 @@ def draw_layer_groups(
         box(ax, x, .2, name, ['#cfe3f1', '#9cc7e4', '#f6dfae'][i], 1.3, .75)
         ax.text(x, -.45, f'{known}\n{n:,} parameters', ha='center', va='center', fontsize=7.5)
         ax.text(x, .85, f'rate {rate:.4f}'.rstrip('0'), ha='center', fontsize=8.5, weight='bold')
-        arrow(ax, (x - 1.22, .2), (x - .72, .2))
+        arrow(ax, (x - (.95 if i == 0 else 1.22), .2), (x - .72, .2))
     ax.text(-.55, .2, 'pixels', va='center', fontsize=8)
     arrow(ax, (5.28, .2), (5.6, .2))
     return ax
@@ -71,7 +71,7 @@ def draw_coupled_channels(channel: int = 2, n: int = 4):
     for x, end in (1.1, 1.8), (2.2, 2.8), (3.7, 4.4): arrow(ax, (x, .1), (end, .1))
     ax.text(5.75, .1, '+', fontsize=16, ha='center', va='center')
     arrow(ax, (5.4, .1), (5.65, .1))
-    arrow(ax, (1.5, .1), (5.75, -.05), bend=.32, color=colors['plain CNN'])
+    arrow(ax, (1.45, .02), (5.75, -.05), bend=.36, color=colors['plain CNN'])
     ax.text(3.6, -.93, 'skip connection: what is added must keep the same channels', ha='center', fontsize=8,
             color=colors['plain CNN'])
     return ax

@@ -62,10 +62,10 @@ def plot_rates(low: float = 1e-3, high: float = 1e-2, epochs: float = 3):
     shape = np.where(t < .25, cosine(1/25, 1, t/.25), cosine(1, 1e-5, (t - .25)/.75))
     looks = {'first half': ('#7fb2d6', ':'), 'second half': (colors['fine-tuned'], '--'), 'head': (colors['pruned'], '-')}
     for i, (name, (color, style)) in enumerate(looks.items()):
-        ax.plot(epochs*t, low**(1 - i/2)*high**(i/2)*shape, color=color, ls=style, label=name)
-    ax.set(yscale='log', ylim=(1e-8, 1), xlabel='epoch', ylabel='learning rate', xlim=(0, 1.15*epochs),
-           title='One cycle, three rates')
-    label_ends(ax)
+        top = low**(1 - i/2)*high**(i/2)
+        ax.plot(epochs*t, top*shape, color=color, ls=style)
+        ax.annotate(name, (.4*epochs, .9*top), (0, 4), textcoords='offset points', color=color, fontsize=8)
+    ax.set(yscale='log', ylim=(1e-6, 1), xlabel='epoch', ylabel='learning rate', title='One cycle, three rates')
     return ax
 
 def explore_rates() -> Explorer:

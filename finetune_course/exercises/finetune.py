@@ -14,8 +14,17 @@ from ..base.practice import Exercise
 
 exercises = {}
 
-# %% ../../nbs/exercises/03_finetune.ipynb #0f184e66
+# %% ../../nbs/exercises/03_finetune.ipynb #04218e3a
 exercises['03-1'] = Exercise(
+    solution='1 - .1 + .1/10',
+    wrong={'.9': 'Nearly: the tenth that is taken away is spread over all classes, the right one too.',
+           '1.': 'That is the hard label.',
+           '.1/10': 'That is what each wrong class is given.'},
+    hints=('Take .1 away from the right class, then share that .1 out.',
+           'Ten classes share it, so the right one gets .01 back.'))
+
+# %% ../../nbs/exercises/03_finetune.ipynb #0f184e66
+exercises['03-2'] = Exercise(
     solution='10*1280 + 10',
     wrong={'10*1280': 'Those are the weights. Each class also has one number that is added at the end.',
            '1280': 'That is one class.',
@@ -25,7 +34,7 @@ exercises['03-1'] = Exercise(
 # %% ../../nbs/exercises/03_finetune.ipynb #b78d2afe
 curve = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.], [2.4, 2.3, 1.6, 1.1, 1.2, 9.]
 
-exercises['03-2'] = Exercise(
+exercises['03-3'] = Exercise(
     solution='def steepest(lrs, losses):\n'
              '    falls = [b - a for a, b in zip(losses, losses[1:])]\n'
              '    return lrs[falls.index(min(falls))]',
@@ -40,7 +49,7 @@ exercises['03-2'] = Exercise(
     look=lambda f: f(*curve))
 
 # %% ../../nbs/exercises/03_finetune.ipynb #f3662160
-exercises['03-3'] = Exercise(
+exercises['03-4'] = Exercise(
     solution='def momentum(t):\n'
              '    if t < .25: return cosine(.95, .85, t/.25)\n'
              '    return cosine(.85, .95, (t - .25)/.75)',
@@ -56,7 +65,7 @@ exercises['03-3'] = Exercise(
     names=dict(cosine=lambda a, b, t: b + (a - b)*(1 + math.cos(math.pi*t))/2))
 
 # %% ../../nbs/exercises/03_finetune.ipynb #42ab0b65
-exercises['03-4'] = Exercise(
+exercises['03-5'] = Exercise(
     solution='def ladder(lo, hi, n):\n    return [lo*(hi/lo)**(i/(n - 1)) for i in range(n)]',
     wrong={'lambda lo, hi, n: torch.linspace(lo, hi, n)':
                'Equal differences. The rungs should be a constant *factor* apart.',
@@ -69,19 +78,10 @@ exercises['03-4'] = Exercise(
     look=lambda f: [f(1e-3, 1e-1, 3), f(1e-4, 1e-2, 5)], names=dict(torch=torch))
 
 # %% ../../nbs/exercises/03_finetune.ipynb #f97e0fd7
-exercises['03-5'] = Exercise(
+exercises['03-6'] = Exercise(
     solution='[1e-3, 1e-3, 1e-2]',
     wrong={'[1e-2, 1e-2, 1e-2]': 'That is what the number 1e-2 alone would do.',
            '[1e-3, 1e-3*10**.5, 1e-2]':
                'That is `slice(1e-3, 1e-2)`. With one end given, all but the head are alike.',
            '[1e-2, 1e-3, 1e-3]': 'The head comes last, and it is the one that gets the full rate.'},
     hints=('Run the cell above with `slice(1e-2)`.', 'A tenth of it for all but the head.'))
-
-# %% ../../nbs/exercises/03_finetune.ipynb #04218e3a
-exercises['03-6'] = Exercise(
-    solution='1 - .1 + .1/10',
-    wrong={'.9': 'Nearly: the tenth that is taken away is spread over all classes, the right one too.',
-           '1.': 'That is the hard label.',
-           '.1/10': 'That is what each wrong class is given.'},
-    hints=('Take .1 away from the right class, then share that .1 out.',
-           'Ten classes share it, so the right one gets .01 back.'))
