@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/base/explore.html.md"""
 
 # %% auto #0
 __all__ = ['Explorer', 'has_frontend', 'slider', 'cosine', 'plot_rates', 'explore_rates', 'plot_cuts', 'explore_cuts',
-           'on_stairs', 'plot_bits', 'explore_bits']
+           'show_readings', 'on_stairs', 'plot_bits', 'explore_bits']
 
 # %% ../../nbs/base/17_explore.ipynb #926bfba7
 import math
@@ -18,8 +18,8 @@ from .style import chance, colors, figure, label_ends
 # %% ../../nbs/base/17_explore.ipynb #d25fcbd7
 class Explorer:
     "Sliders for `draw`; on a page without a kernel, a sentence"
-    def __init__(self, draw, **controls):
-        self.draw, self.controls = draw, controls
+    def __init__(self, draw, read=None, **controls):   # with `read`: `draw(read)` is a widget itself
+        self.draw, self.read, self.controls = draw, read, controls
 
     def show(self, **values):
         import matplotlib.pyplot as plt
@@ -28,14 +28,16 @@ class Explorer:
 
     def widget(self):
         from ipywidgets import interactive
+        if self.read: return self.draw(self.read)
         return interactive(self.show, **self.controls)
 
-    def __repr__(self): return f'In a running notebook: sliders for {", ".join(self.controls)}.'
+    def __repr__(self):
+        if self.read: return 'In a running notebook: a canvas to draw on.'
+        return f'In a running notebook: sliders for {", ".join(self.controls)}.'
 
     def _ipython_display_(self):
         from IPython.display import HTML, display
-        display(HTML(f'<p><em>{self!r}</em></p>'))
-        if has_frontend(): display(self.widget())
+        display(self.widget() if has_frontend() else HTML(f'<p><em>{self!r}</em></p>'))
 
 def has_frontend() -> bool:
     "Whether somebody can move a slider: JupyterLab names the cell with each request, a script does not"
@@ -97,6 +99,21 @@ def plot_cuts(
 def explore_cuts(found) -> Explorer:
     from ipywidgets import SelectionSlider
     return Explorer(lambda share: plot_cuts(found, share), share=SelectionSlider(options=list(found.index)))
+
+# %% ../../nbs/base/17_explore.ipynb #17e00002
+def show_readings(
+    picture,    # uint8, 1×H×W
+    readings,   # name → `Reading`
+):
+    "A picture, what each net saw of it, and what it said"
+    fig, axs = figure('wide', 1, 1 + len(readings))
+    axs[0].imshow(picture[0], cmap='gray', vmin=0, vmax=255)
+    axs[0].set_title('the picture')
+    for ax, (name, reading) in zip(axs[1:], readings.items()):
+        if reading.image is not None: ax.imshow(reading.image[0], cmap='gray')
+        ax.set_title(f'{name} sees')
+        ax.set_xlabel(f'and says: {reading.answer}', fontsize=10)
+    for ax in axs: ax.set(xticks=[], yticks=[])
 
 # %% ../../nbs/base/17_explore.ipynb #d1d73aaf
 def on_stairs(w, bits: float):
