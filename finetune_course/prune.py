@@ -8,8 +8,6 @@ Docs: https://finetune-course.github.io/finetune_course/prune.html.md"""
 __all__ = ['accuracy_of', 'n_channels', 'cut_channels_', 'recover_']
 
 # %% ../nbs/06_prune.ipynb #7fac61e6
-import copy
-
 import pandas as pd, torch
 from torch import nn
 from fastai.data.core import DataLoaders
@@ -55,7 +53,7 @@ def recover_(
     model: nn.Module,
     dls: DataLoaders,
     epochs: int,
-    lr: float = 1e-2,
+    lr: float = 1e-2,     # less if the cut was gentle
     seed: int = 0,
     **kwargs,             # to `fit_`, such as `cbs`
 ) -> pd.DataFrame:        # the history

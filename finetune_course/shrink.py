@@ -17,7 +17,7 @@ from fastai.data.core import DataLoaders
 from .base.errors import InputError
 from .base.modules import drop_modules_, map_sizes
 from .backbone import replace_head_
-from .export import Candidate, Spec, channel_spec
+from .export import Candidate, channel_spec
 from .prune import cut_channels_, n_channels, recover_
 from .teacher import DistillationCallback
 

@@ -100,7 +100,7 @@ def imports(path):
 
 def place(path):
     "Floor and notebook of a module: where it stands in the order of reading"
-    floor = ('base', 'finetune_course', 'app').index(path.parent.name)
+    floor = ('base', 'finetune_course', 'exercises', 'app').index(path.parent.name)
     return floor, re.search(r'File to edit: [./]*nbs/(\S+)\.ipynb', path.read_text(encoding='utf-8'))[1]
 
 @each(modules)

@@ -62,17 +62,19 @@ def plot_rates(low: float = 1e-3, high: float = 1e-2, epochs: float = 3):
     _, ax = figure('wide')
     t = np.linspace(0, 1, 201)
     shape = np.where(t < .25, cosine(1/25, 1, t/.25), cosine(1, 1e-5, (t - .25)/.75))
-    looks = {'first half': ('#7fb2d6', ':'), 'second half': (colors['fine-tuned'], '--'), 'head': (colors['pruned'], '-')}
+    looks = {'first half': ('#7fb2d6', ':'), 'second half': (colors['fine-tuned'], '--'),
+             'head': (colors['pruned'], '-')}
     for i, (name, (color, style)) in enumerate(looks.items()):
         top = low**(1 - i/2)*high**(i/2)
         ax.plot(epochs*t, top*shape, color=color, ls=style)
-        ax.annotate(name, (.4*epochs, .9*top), (0, 4), textcoords='offset points', color=color, fontsize=8)
-    ax.set(yscale='log', ylim=(1e-6, 1), xlabel='epoch', ylabel='learning rate', title='One cycle, three rates')
+        ax.annotate(name, (.25*epochs, top), (0, 3), textcoords='offset points', color=color, fontsize=8)
+    ax.set(yscale='log', ylim=(1e-6, 1), xlabel='epoch', ylabel='learning rate',
+           title='One cycle, three rates')
     return ax
 
 def explore_rates() -> Explorer:
-    return Explorer(plot_rates, low=slider(1e-5, 1, 1e-3, .25, log=True), high=slider(1e-5, 1, 1e-2, .25, log=True),
-                    epochs=slider(1, 20, 3))
+    low, high = (slider(1e-5, 1, rate, .25, log=True) for rate in (1e-3, 1e-2))
+    return Explorer(plot_rates, low=low, high=high, epochs=slider(1, 20, 3))
 
 # %% ../../nbs/base/17_explore.ipynb #4831362b
 def plot_cuts(
@@ -81,7 +83,8 @@ def plot_cuts(
 ):
     "Accuracy after each step, and the size and speed of the file, against the share of channels cut"
     fig, (left, right) = figure('wide', 1, 2)
-    looks = {'cut': ('#bbbbbb', 'v'), 'recalibrated': ('#d9b872', 's'), 'trained again': (colors['pruned'], 'o')}
+    looks = {'cut': ('#bbbbbb', 'v'), 'recalibrated': ('#d9b872', 's'),
+             'trained again': (colors['pruned'], 'o')}
     for name, (color, marker) in looks.items():
         left.plot(found.index, found[name], marker=marker, color=color, label=name)
     chance(left)

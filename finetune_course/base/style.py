@@ -51,8 +51,8 @@ def label_ends(ax, gap: float = 4):
                     color=line.get_color(), annotation_clip=False)
 
 # %% ../../nbs/base/13b_style.ipynb #b640c81b
-def film(draw, frames, size: str = 'wide', ms: int = 700) -> 'IPython.display.Image':
-    "`draw(ax, frame)` for each frame, one after the other, over and over"
+def film(draw, frames, size: str = 'wide', ms: int = 700):
+    "`draw(ax, frame)` for each frame, over and over, as an IPython `Image`"
     from IPython.display import Image as Shown
     from PIL import Image
     pictures = []

@@ -15,14 +15,6 @@ from ..base.practice import Exercise
 
 exercises = {}
 
-# %% ../../nbs/exercises/06_prune.ipynb #6dab8724
-exercises['06-1'] = Exercise(
-    solution='.25',
-    wrong={'.5': 'Half of its outputs are gone. But the layer before it was halved too: what does it read?',
-           '.75': 'That is the share that is gone. Which share is left?'},
-    hints=('Write the shape of the weights before and after, out × in × 3 × 3.',
-           'Outputs and inputs are both halved.'))
-
 # %% ../../nbs/exercises/06_prune.ipynb #e3597249
 def kept_of_two(f):
     "What `keep_rows` keeps of two matrices: one with rows out of order, one whose columns would mislead"
@@ -30,7 +22,7 @@ def kept_of_two(f):
     v = torch.tensor([[0., 9.], [4., 4.], [-8., 8.]])
     return [f(w, .5).tolist(), f(v, 1/3).tolist()]
 
-exercises['06-2'] = Exercise(
+exercises['06-1'] = Exercise(
     solution='def keep_rows(w, share):\n'
              '    n = len(w) - round(share*len(w))\n'
              '    return w.norm(dim=1).argsort(descending=True)[:n].sort().values',
@@ -48,7 +40,7 @@ exercises['06-2'] = Exercise(
 
 # %% ../../nbs/exercises/06_prune.ipynb #b749dbae
 bn = "'bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var'"
-exercises['06-3'] = Exercise(
+exercises['06-2'] = Exercise(
     solution=f"{{'conv1.weight', {bn}, 'conv2.weight'}}",
     wrong={"{'conv1.weight', 'bn.weight', 'bn.bias', 'conv2.weight'}":
                'BatchNorm keeps more than what it learns: which numbers did it collect a channel?',
@@ -59,6 +51,14 @@ exercises['06-3'] = Exercise(
     hints=('Follow the channel: who writes it, who normalises it, who reads it?',
            'BatchNorm holds four numbers a channel, and the reader loses a column.'),
     look=lambda answer: sorted(answer))
+
+# %% ../../nbs/exercises/06_prune.ipynb #6dab8724
+exercises['06-3'] = Exercise(
+    solution='.25',
+    wrong={'.5': 'Half of its outputs are gone. But the layer before it was halved too: what does it read?',
+           '.75': 'That is the share that is gone. Which share is left?'},
+    hints=('Write the shape of the weights before and after, out × in × 3 × 3.',
+           'Outputs and inputs are both halved.'))
 
 # %% ../../nbs/exercises/06_prune.ipynb #662ac05d
 exercises['06-4'] = Exercise(
