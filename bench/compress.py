@@ -26,8 +26,10 @@ from finetune_course.finetune import fit_, learner
 from finetune_course.app.config import Config, digit_recipe
 from finetune_course.app.search import export_small, randomize_bn_biases_, starting_candidate, with_small_input
 from finetune_course.prune import accuracy_of, recover_
-from finetune_course.shrink import prune, prune_recover
-from finetune_course.teacher import DistillationCallback, ResizingTeacher
+from finetune_course.app.schedule import prune_recover
+from finetune_course.shrink import prune
+from finetune_course.base.resizing import ResizingTeacher
+from finetune_course.teacher import DistillationCallback
 
 size, vocab = 48, [str(i) for i in range(10)]   # pixels that the fine-tuned net reads; its classes
 common = dict(train='4,000', px=28, epochs=40, batch_size=64, teacher='fine-tuned')

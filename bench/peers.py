@@ -27,8 +27,8 @@ from finetune_course.base.images import as_channels
 from finetune_course.export import Candidate, PixelModel, channel_spec, export_onnx
 from finetune_course.finetune import fit_, learner
 from finetune_course.prune import cut_channels_, recover_
-from finetune_course.shrink import prune_recover
-from finetune_course.teacher import ResizingTeacher
+from finetune_course.app.schedule import prune_recover
+from finetune_course.base.resizing import ResizingTeacher
 from finetune_course.quantize import pixel_nodes, quantize_onnx
 
 class Start:

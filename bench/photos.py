@@ -28,7 +28,7 @@ from finetune_course.base.folders import has_parts, image_files, subfolders
 from finetune_course.data import load_splits
 from finetune_course.export import Candidate, Spec, load_model, save_model
 from finetune_course.finetune import fit_, learner
-from finetune_course.shrink import prune_recover
+from finetune_course.app.schedule import prune_recover
 
 arch, rates = 'tf_efficientnet_lite0', (5e-4, 2e-3, 8e-3)
 

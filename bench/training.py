@@ -18,7 +18,8 @@ from finetune_course.backbone import create_pretrained, layer_groups, replace_he
 from finetune_course.data import Images, Pose, dataloaders, idx_folder
 from finetune_course.export import Candidate, Spec
 from finetune_course.finetune import fit_, learner
-from finetune_course.teacher import DistillationCallback, ResizingTeacher, distillation_loss
+from finetune_course.base.resizing import ResizingTeacher
+from finetune_course.teacher import DistillationCallback, distillation_loss
 from finetune_course.base.memory import Compile
 
 @dataclass(frozen=True, eq=False)

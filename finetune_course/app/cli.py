@@ -110,7 +110,8 @@ def shard_command(args: argparse.Namespace):
     print(said)
 
 # %% ../../nbs/app/08_cli.ipynb #415e8706
-course_files = 'nbs/*.ipynb', 'nbs/base/*.ipynb', 'nbs/exercises/*.ipynb', 'nbs/app/*.ipynb', 'bench/results/*.json*'
+course_files = ('nbs/*.ipynb', 'nbs/base/*.ipynb', 'nbs/exercises/*.ipynb', 'nbs/app/*.ipynb',
+                'bench/results/*.json*')
 
 def copy_chapters(
     src: Path,   # folder with nbs/ and bench/results/

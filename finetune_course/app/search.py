@@ -31,7 +31,8 @@ from ..evaluate import latency, measure
 from ..base.strokes import is_prepared_set
 from ..doubt import learn_doubt
 from ..prune import n_channels
-from ..shrink import prune, prune_recover, with_grey_input
+from .schedule import prune_recover
+from ..shrink import prune, with_grey_input
 from ..quantize import quantize_onnx
 from ..stream import StreamedImages, sample_shards
 from ..distribute import broadcast_from_rank0

@@ -51,8 +51,9 @@ def draw_layer_groups(
     return ax
 
 # %% ../../nbs/base/13c_diagrams.ipynb #f31af67b
-def grid(ax, x: float, y: float, rows: int, cols: int, marked, title: str, cell: float = .17):
-    "A matrix whose top left corner is (x, y); `marked(row, column)` says which cells are coloured"
+def grid(ax, corner, shape, marked, title: str = '', cell: float = .17):
+    "A matrix with its top left corner at (x, y); `marked(row, column)` says which cells are coloured"
+    (x, y), (rows, cols) = corner, shape
     for r in range(rows):
         for c in range(cols):
             face = colors['pruned'] if marked(r, c) else '#e8eef3'
@@ -64,10 +65,10 @@ def draw_coupled_channels(channel: int = 2, n: int = 4):
     ax = canvas('wide', (-.2, 6.4), (-1.05, 1.25))
     def row(r, c): return r == channel
     def column(r, c): return c == channel
-    grid(ax, 0, .45, n, 6, row, 'conv1: a row an output')
-    grid(ax, 1.9, .45, n, 1, row, 'BatchNorm')
-    grid(ax, 2.9, .45, 5, n, column, 'conv2: a column an input')
-    grid(ax, 4.5, .45, n, 5, row, 'conv3: its row is added')
+    grid(ax, (0, .45), (n, 6), row, 'conv1: a row an output')
+    grid(ax, (1.9, .45), (n, 1), row, 'BatchNorm')
+    grid(ax, (2.9, .45), (5, n), column, 'conv2: a column an input')
+    grid(ax, (4.5, .45), (n, 5), row, 'conv3: its output is added')
     for x, end in (1.1, 1.8), (2.2, 2.8), (3.7, 4.4): arrow(ax, (x, .1), (end, .1))
     ax.text(5.75, .1, '+', fontsize=16, ha='center', va='center')
     arrow(ax, (5.4, .1), (5.65, .1))

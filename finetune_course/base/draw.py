@@ -38,7 +38,10 @@ function render({model, el}) {
     <div><button>Clear</button></div><div class="said" role="status"></div>`
   const canvas = el.querySelector('canvas'), c = canvas.getContext('2d'), said = el.querySelector('.said')
   function clear() { c.fillStyle = '#fff'; c.fillRect(0, 0, 280, 280); said.textContent = 'Draw a digit.' }
-  function place(e) { const r = canvas.getBoundingClientRect(); return [e.clientX - r.left, e.clientY - r.top] }
+  function place(e) {
+    const r = canvas.getBoundingClientRect()
+    return [e.clientX - r.left, e.clientY - r.top]
+  }
   canvas.onpointerdown = e => {
     canvas.setPointerCapture(e.pointerId)
     Object.assign(c, {lineWidth: 14, lineCap: 'round', lineJoin: 'round', strokeStyle: '#000'})
@@ -49,7 +52,9 @@ function render({model, el}) {
   el.querySelector('button').onclick = clear
   model.on('change:said', () => {
     said.innerHTML = ''
-    for (const [name, answer] of model.get('said')) said.append(`${name}: ${answer}`, document.createElement('br'))
+    for (const [name, answer] of model.get('said')) {
+      said.append(`${name}: ${answer}`, document.createElement('br'))
+    }
   })
   clear()
 }
@@ -64,5 +69,6 @@ def canvas(read):   # read: picture (uint8, 1×H×W) → pairs (name, answer)
         picture = traitlets.Unicode().tag(sync=True)
         said = traitlets.List().tag(sync=True)
         @traitlets.observe('picture')
-        def _read(self, change): self.said = [[str(v) for v in pair] for pair in read(from_data_url(change.new))]
+        def _read(self, change):
+            self.said = [[str(v) for v in pair] for pair in read(from_data_url(change.new))]
     return Canvas()

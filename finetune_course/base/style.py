@@ -24,7 +24,8 @@ def use_style():
         'figure.dpi': 80, 'figure.facecolor': 'white', 'figure.constrained_layout.use': True,
         'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlelocation': 'left',
         'axes.titlesize': 11, 'axes.titleweight': 'bold', 'font.size': 9, 'lines.markersize': 4,
-        'svg.hashsalt': 'course', 'svg.fonttype': 'none', 'axes.prop_cycle': plt.cycler(color=list(colors.values()))})
+        'svg.hashsalt': 'course', 'svg.fonttype': 'none',
+        'axes.prop_cycle': plt.cycler(color=list(colors.values()))})
     try: from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError: return   # no notebook
     set_matplotlib_formats('svg', metadata={'Date': None})   # the same figure is the same file
