@@ -29,10 +29,10 @@ def test_predict_prints_file_and_answer(done, pictures, capsys):
 def test_predict_reads_with_the_stage_that_is_named(done, pictures, capsys, stage, file):
     assert main(['predict', str(done), *pictures, '--stage', stage, '--json']) == 0
     reader = Predictor(done/file)
-    want = [reader.predict(read_image(p, reader.px)[None])[0] for p in pictures]
+    want = [reader.answers(read_image(p, reader.px)[None])[0] for p in pictures]
     assert (out := capsys.readouterr().out).isascii()           # whatever the terminal can write
     found = [(r['file'], r['label'], r['probability']) for r in json.loads(out)]
-    assert found == [(p, *w) for p, w in zip(pictures, want)]
+    assert found == [(p, w.label, w.probability) for p, w in zip(pictures, want)]
 
 def test_predict_names_what_is_wrong(done, pictures, capsys, tmp_path):
     said = refused(capsys, 'predict', done, *pictures, '--stage', 'tiny')
