@@ -8,7 +8,8 @@ from finetune_course.base.practice import all_exercises, check, check_author, gu
 nbs = Path(__file__).parent.parent/'nbs'
 chapters, models = sorted(nbs.glob('[01]*.ipynb')), [nbs/'03_finetune.ipynb', nbs/'06_prune.ipynb']
 def each(paths): return pytest.mark.parametrize('path', paths, ids=lambda p: p.stem)
-def cells(path, kind): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+def cells(path, kind):
+    return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
 def source(cell): return ''.join(cell['source'])
 def text(path): return '\n\n'.join(source(c) for c in cells(path, 'markdown'))
 unseen = re.compile(r'#\|\s*(hide|default_exp|eval:\s*false|echo:\s*false|export)')

@@ -192,6 +192,13 @@ def mend_links():
             up = '../' * (len(p.relative_to(docs).parts) - 1)
             p.write_text(mend(p.read_text(encoding='utf-8'), up), encoding='utf-8')
 
+def drop_font_servers():
+    "The themes ask a server for their fonts; the page's own do, and nobody learns who reads it."
+    for p in docs.rglob('*.css'):
+        css = p.read_text(encoding='utf-8')
+        own = re.sub(r'@import\s*(url\()?["\']?https?://fonts\.[^;]*;', '', css)
+        if own != css: p.write_text(own, encoding='utf-8')
+
 class Links(HTMLParser):
     "The ids of a page or of its Markdown twin, and what it links to."
     def __init__(self, path):
@@ -238,6 +245,7 @@ def render():
         print('Rendering with smalldocs (there is no quarto on PATH)')
         render_smalldocs(proc)
     mend_links()
+    drop_font_servers()
     check()
     print(f'The site is in {docs.name}/index.html')
 
