@@ -6,7 +6,8 @@ import nbformat, pytest
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
 chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-pytestmark = pytest.mark.skipif(not chromium, reason='Chromium is not installed (Debian: apt install chromium)')
+missing = 'Chromium is not installed (Debian: apt install chromium)'
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not chromium, reason=missing)]
 root = Path(__file__).parent.parent
 pictures = os.environ.get('SCREENSHOTS')   # a folder, to look at what the tests saw
 
