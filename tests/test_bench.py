@@ -95,7 +95,8 @@ def test_committed_settings_are_those_of_the_code():
     ('pipeline --seeds many', 'many'), ('throughput typo', 'stream-memory'), ('throughput gpu', 'add --mnist'),
     ('throughput gpu --mnist nowhere', 'nowhere lacks'), ('recipes', 'experiment'),
     ('recipes cross-validation typo', "'typo'"), ('recipes test', 'add --mnist'), ('recipes test --fly', '--fly'),
-    ('recipes agreement --mnist nowhere', 'nowhere lacks'), ('photos run', '--photos FOLDER'), ('photos tutorials', '--photos FOLDER'),
+    ('recipes agreement --mnist nowhere', 'nowhere lacks'), ('photos run', '--photos FOLDER'),
+    ('photos tutorials', '--photos FOLDER'),
     ('photos peers typo', "'typo'"),
     ('transfer labels typo', 'plain CNN'), ('transfer labels --photos nowhere', 'nowhere')])
 def test_bad_input_is_one_sentence(line, word, tmp_path, capsys):
