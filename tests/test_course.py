@@ -106,3 +106,11 @@ def test_a_damaged_file_or_a_folder_without_rights_stops_nobody(reader, monkeypa
 
 def test_an_unknown_number_names_those_that_there_are():
     with pytest.raises(KeyError, match='06-1'): check('99-9', 1)
+
+def test_the_glossary_is_made_of_the_words_of_the_chapters():
+    outputs = [o for c in cells(nbs/'glossary.ipynb', 'code') for o in c['outputs']]
+    shown = ''.join(''.join(o['data']['text/markdown']) for o in outputs)
+    for path in chapters:
+        words = re.findall(r'^- (\*\*.+?)(?=\n- |\n\n|\Z)', text(path).partition('## Words')[2], re.M | re.S)
+        assert '## Words' not in text(path) or words
+        assert not [w for w in words if w.startswith('**') and ' '.join(w.split()) not in shown]
