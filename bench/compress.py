@@ -106,7 +106,9 @@ def train_net(net, start, train, valid, seed, folder):
     else:
         small = Candidate(plain_cnn(net['width'], len(spec.mean), len(vocab)), spec)
         if net['teacher'] == 'nine nets': teach_(small.net, spec, net, train, valid, seed, folder)
-        else: recover_(small.net, dls, net['epochs'], cbs=[DistillationCallback(teacher)]*bool(teacher), seed=seed)
+        else:
+            cbs = [DistillationCallback(teacher)] if teacher else []
+            recover_(small.net, dls, net['epochs'], cbs=cbs, seed=seed)
     return small, accuracy_of(small.net, dls.valid)
 
 def measure_net(net, seed, folder):

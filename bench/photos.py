@@ -21,7 +21,7 @@ from fastai.torch_core import set_seed
 from bench import peers as small, tutorials as guides
 from bench.harness import main, nets_folder, refuse, seeds
 from bench.pipeline import run_once
-from finetune_course.app.recipe import augmentation, photo_side
+from finetune_course.app.recipe import augmentation, epochs_for, photo_side
 from finetune_course.app.train import train_head_
 from finetune_course.backbone import create_pretrained, layer_groups, pixel_stats, replace_head_
 from finetune_course.base.folders import has_parts, image_files, subfolders
@@ -62,30 +62,28 @@ def best_fastai(results, about, folder, seed, epochs):
         return results.once('fastai', settings, seed, measure, timed=True, same=())
     return max(map(tried, rates), key=lambda found: found['valid'])
 
-def fine_tuned(start, folder, seed, epochs=16):
-    "The net that all who make it small start from, as `finetune-course run` fine-tunes it; trained once"
-    stem = nets_folder/f'{folder.name}-{photo_side}-{seed}'
-    if not stem.with_suffix('.json').is_file():
-        nets_folder.mkdir(exist_ok=True)
-        set_seed(seed)
-        vocab = start.images(photo_side)[0].vocab
-        whole = Candidate(replace_head_(create_pretrained(arch), len(vocab)),
-                          Spec(arch, vocab, photo_side, *pixel_stats(arch)))
-        dls = start.dls(whole.spec)
-        train_head_(dls, whole.net, seed=seed)
-        fit_(learner(dls, whole.net), epochs, seed=seed)
-        save_model(whole, stem)
-    return load_model(stem)
-
 class Start(small.Start):
-    "What all peers get, from photographs"
+    "What all peers get, from photographs: the net that `finetune-course run` would fine-tune, trained once"
     batch_size = 32
 
     @cached_property
     def aug(self): return augmentation('photos')
 
-    def fine_tuned(self): return fine_tuned(self, self.folder, self.seed)
     def images(self, px): return load_splits(str(self.folder), px, self.seed)
+
+    def fine_tuned(self):
+        stem = nets_folder/f'{self.folder.name}-{photo_side}-{self.seed}'
+        if stem.with_suffix('.json').is_file(): return load_model(stem)
+        nets_folder.mkdir(exist_ok=True)
+        set_seed(self.seed)
+        train = self.images(photo_side).train
+        spec = Spec(arch, train.vocab, photo_side, *pixel_stats(arch))
+        whole = Candidate(replace_head_(create_pretrained(arch), len(train.vocab)), spec)
+        dls = self.dls(spec)
+        train_head_(dls, whole.net, seed=self.seed)
+        fit_(learner(dls, whole.net), epochs_for(len(train), self.batch_size, 'photos'), seed=self.seed)
+        save_model(whole, stem)
+        return load_model(stem)
 
 def ours(s: Start, ratio, int8):
     "Pruned without a teacher, as the default run on photographs does"

@@ -81,8 +81,7 @@ def test_a_slider_moves_the_figure(page, lab):
     run_all(page, lab, 'rates.ipynb')
     handle = page.locator('.noUi-handle').first
     handle.wait_for()
-    figure = page.locator('.jp-OutputArea-output svg, .jp-OutputArea-output img').last
-    figure.wait_for()
+    page.locator('.jp-OutputArea-output svg, .jp-OutputArea-output img').last.wait_for()
     before = page.locator('.jp-OutputArea').first.inner_html()
     handle.focus()
     page.keyboard.press('ArrowRight')
