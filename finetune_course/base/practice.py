@@ -6,7 +6,7 @@ Docs: https://finetune-course.github.io/finetune_course/base/practice.html.md"""
 
 # %% auto #0
 __all__ = ['progress_file', 'Exercise', 'same', 'all_exercises', 'exercise', 'read_progress', 'keep', 'add', 'Said', 'stub',
-           'untried', 'verdict', 'check', 'check_author', 'hint', 'solution', 'guess', 'outcome', 'table', 'Progress',
+           'untried', 'verdict', 'check', 'check_author', 'hint', 'solution', 'guess', 'outcome', 'Progress',
            'progress']
 
 # %% ../../nbs/base/16_practice.ipynb #7db05bb7
@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Callable
 
+import pandas as pd
 from .files import write_atomic
 
 # %% ../../nbs/base/16_practice.ipynb #7adbb76d
@@ -172,12 +173,6 @@ def outcome(name: str, result: float, unit: str = '') -> Said:
     return Said(said + f'Your guess was {kept["guess"]:g}{unit}, off by {off:.2g}.', kind)
 
 # %% ../../nbs/base/16_practice.ipynb #c4d77948
-def table(head: list[str], rows: list[list]) -> str:
-    "An HTML table"
-    def row(cells, tag): return '<tr>' + ''.join(f'<{tag}>{escape(str(c))}</{tag}>' for c in cells) + '</tr>'
-    body = ''.join(row(r, 'td') for r in rows)
-    return f'<table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table>'
-
 class Progress:
     "What was done so far, as a table"
     def __init__(self): self.kept, self.exercises = read_progress(), sorted(all_exercises())
@@ -201,10 +196,12 @@ class Progress:
 
     def __repr__(self): return self.summary
     def _repr_html_(self):
-        guesses = [[k, f'{g["guess"]:g}', f'{g["result"]:.3g}'] for k, g in self.known.items()]
-        out = f'<p>{self.summary}</p>' + table(['exercise', 'state', 'tries', 'hints', 'solution'],
-                                                [*map(self.state, self.exercises)])
-        return out + table(['guess', 'yours', 'measured'], guesses)*bool(guesses)
+        head = ['exercise', 'state', 'tries', 'hints', 'solution']
+        states = pd.DataFrame(map(self.state, self.exercises), columns=head)
+        guesses = pd.DataFrame([[k, g['guess'], g['result']] for k, g in self.known.items()],
+                               columns=['guess', 'yours', 'measured'])
+        tables = [t.to_html(index=False, float_format='{:.3g}'.format) for t in (states, guesses) if len(t)]
+        return f'<p>{self.summary}</p>' + ''.join(tables)
 
 def progress() -> Progress:
     "A table of the exercises and guesses of the whole course"
