@@ -120,6 +120,11 @@ def chosen(given: list[str], names) -> list[str]:
 
 def refuse(message): raise InputError(message)
 
+def told(error: InputError) -> int:
+    "One sentence for whoever called, and the exit code"
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+
 def main(
     topic: str,         # its results are in results/TOPIC.jsonl
     doc: str,           # what is measured, and how to call it
@@ -145,9 +150,7 @@ def main(
             measure, names = experiments[experiment]
             measure(results, a, chosen(a.names, names))
         print(f'{len(results.records())} records in {a.out}')
-    except InputError as e:
-        print(f'error: {e}', file=sys.stderr)
-        sys.exit(2)
+    except InputError as e: sys.exit(told(e))
 
 # ---- digits
 

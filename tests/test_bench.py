@@ -2,9 +2,9 @@
 import json
 from importlib import import_module
 from pathlib import Path
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from torch import nn
-from bench import compress, harness, peers, recipes
+from bench import compress, harness, peers, recipes, tiles
 from bench.harness import Results, flops, record
 from bench.report import ballot, fresh, gain, lesson, read_tests, render, votes, ways
 from finetune_course.backbone import plain_cnn
@@ -111,7 +111,7 @@ def test_an_out_that_is_a_folder_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit): compress.command(['speed', '--out', str(tmp_path)])
     assert 'is a folder' in capsys.readouterr().err
 
-commands = 'ablation', 'compress', 'peers', 'photos', 'pipeline', 'recipes', 'throughput', 'transfer'
+commands = 'ablation', 'compress', 'peers', 'photos', 'pipeline', 'recipes', 'throughput', 'tiles', 'transfer'
 
 @pytest.mark.parametrize('name', commands)
 def test_help(name, capsys):
@@ -133,6 +133,18 @@ def test_the_shape_that_is_timed_is_that_of_the_trained_net(name):
     params = sum(m.weight.numel() + len(m.weight) for m in layers)   # with a bias each, as in the file
     trained = of('nets', 'compress').set_index('net').params[name]
     assert abs(trained/params - 1).max() < .02   # cut in steps, counts are rounded otherwise
+
+def test_no_pixel_is_in_both_parts_of_the_tiles():
+    picture = np.arange(100*200, dtype=np.int32).reshape(100, 200)   # grey; each number once
+    parts = tiles.halves(picture)
+    train, test = ({*part.flatten().tolist()} for part in parts.values())
+    assert len(train) + len(test) == picture.size and not train & test
+    cut = [np.array(t) for t in tiles.tiles(parts['test'].astype(np.uint8), 5, np.random.default_rng(0))]
+    assert [t.shape for t in cut] == [(tiles.px, tiles.px, 3)]*5
+
+def test_tiles_go_into_a_new_folder(tmp_path, capsys):
+    with pytest.raises(SystemExit) as e: tiles.command([str(tmp_path)])
+    assert e.value.code == 2 and capsys.readouterr().err == f'error: {tmp_path} exists; give a new folder.\n'
 
 def test_flops():
     assert flops(plain_cnn(13, 1, 10), 1, 28) == 2*1_066_598

@@ -10,7 +10,7 @@ __all__ = ['Row', 'format_p', 'Ledger']
 # %% ../../nbs/base/10_ledger.ipynb #febf294f
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 # %% ../../nbs/base/10_ledger.ipynb #1cd9cd8a
@@ -34,7 +34,7 @@ class Row:
     lost: int | None = None      # images that turned wrong against the first row's model …
     gained: int | None = None    # … and right
     difference_low: float | None = None  # lower 95 % bound of the paired difference of accuracy
-    p: float | None = None       # McNemar's
+    p: float | None = None       # McNemar's, of this comparison alone
     ece: float | None = None     # expected calibration error
     class_mean: float | None = None   # accuracy, averaged over the classes: each counts alike
     smaller: float = 1.     # first row's bytes over this row's
@@ -71,13 +71,18 @@ _columns = {
     'faster, batch 64': lambda r: _ratio(r.faster_b64, r.faster_range_b64),
 }
 _few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster, batch 1'
-_note = ('medians; p: exact McNemar test against the first row; "faster": the median ratio to the first row, '
-         'turn by turn [quartiles], not the quotient of two columns.')
+_note = ('medians; p: exact McNemar test against the first row, times the number of such tests; "faster": the '
+         'median ratio to the first row, turn by turn [quartiles], not the quotient of two columns.')
 
 # %% ../../nbs/base/10_ledger.ipynb #9bed4cbc
 def _aligned(cells, left):
     width = max(map(len, cells))
     return [c.ljust(width) if left else c.rjust(width) for c in cells]
+
+def _adjusted(rows):
+    "Copies whose p counts all tests of the table, lest the luckiest of many looks like a discovery (Bonferroni)"
+    asked = sum(r.p is not None for r in rows)
+    return [r if r.p is None else replace(r, p=min(1, asked*r.p)) for r in rows]
 
 def _html_row(cells, tag): return '<tr>' + ''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
 
@@ -86,7 +91,7 @@ class Ledger(list):
     "Rows of the ledger, shown as a table in a notebook, in a terminal and in the report."
     def cells(self, columns: Iterable[str] = _columns) -> list[list[str]]:
         "The table's text, a list a row"
-        return [[_columns[name](row) for name in columns] for row in self]
+        return [[_columns[name](row) for name in columns] for row in _adjusted(self)]
 
     def __str__(self):
         columns = zip(_few, *self.cells(_few))   # a terminal is narrow
