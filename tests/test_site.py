@@ -95,6 +95,14 @@ good = {'index.html': '<p id="p"><a href="sub/a.html#a"></a>',
         'index.html.md': '[a](sub/a.html.md), `[no](link)`',
         'sub/a.html': '<p id="a"><a href="../index.html#p"></a>', 'sub/a.html.md': '[home](/index.html.md#p)'}
 
+def test_font_servers_are_dropped_and_nothing_else():
+    address = 'https://fonts.example.org/css2?family=Some+Sans:wght@300;400;700&display=swap'
+    rule = ':root{--color:#333}'
+    for imported in f'url({address})', f'url("{address}")', f"'{address}'", f'"{address}" screen':
+        assert site.without_font_servers(f'@charset "UTF-8";@import {imported};{rule}') == f'@charset "UTF-8";{rule}'
+    other = f'@import "print.css";{rule}'
+    assert site.without_font_servers(other) == other
+
 def test_a_whole_site_has_no_broken_links(tmp_path):
     write(tmp_path, good)
     assert site.broken_links(tmp_path) == ([], 6)

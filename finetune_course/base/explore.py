@@ -11,7 +11,7 @@ __all__ = ['Explorer', 'has_frontend', 'sliders', 'plot_rates', 'explore_rates',
 # %% ../../nbs/base/17_explore.ipynb #926bfba7
 import numpy as np
 
-from .style import chance, colors, figure, label_ends
+from .style import chance, colors, figure, label_ends, outline
 
 # %% ../../nbs/base/17_explore.ipynb #d25fcbd7
 class Explorer:
@@ -107,7 +107,7 @@ def show_readings(
         if reading.image is not None: ax.imshow(reading.image[0], cmap='gray')
         ax.set_title(f'{name} sees')
         ax.set_xlabel(f'and says: {reading.answer}', fontsize=10)
-    for ax in axs: ax.set(xticks=[], yticks=[])
+    for ax in axs: outline(ax)
 
 # %% ../../nbs/base/17_explore.ipynb #d1d73aaf
 def plot_bits(
