@@ -62,7 +62,7 @@ def test_most_cells_show_something(path):
 def test_a_model_chapter_sets_its_exercises(path):
     number = path.name[:2]
     asked = re.findall(rf"check\('({number}-\d)'", ''.join(map(source, cells(path, 'code'))))
-    assert asked == sorted(n for n in all_exercises() if n.startswith(number)) and len(asked) >= 4
+    assert asked == sorted(n for n in all_exercises() if n.startswith(f'{number}-')) and len(asked) >= 4
     assert len(re.findall(r"guess\('", ''.join(map(source, cells(path, 'code'))))) >= 2
 
 # --- Exercises, guesses, progress
