@@ -71,8 +71,8 @@ _columns = {
     'faster, batch 64': lambda r: _ratio(r.faster_b64, r.faster_range_b64),
 }
 _few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster, batch 1'
-_note = ('medians; p: exact McNemar test against the first row, times the number of such tests; "faster": the '
-         'median ratio to the first row, turn by turn [quartiles], not the quotient of two columns.')
+_note = ('medians; p: exact McNemar test against the first row, times the number of such tests; '
+         '"faster": the median ratio to the first row, turn by turn [quartiles], not the quotient of two columns.')
 
 # %% ../../nbs/base/10_ledger.ipynb #9bed4cbc
 def _aligned(cells, left):
@@ -80,7 +80,7 @@ def _aligned(cells, left):
     return [c.ljust(width) if left else c.rjust(width) for c in cells]
 
 def _adjusted(rows):
-    "Copies whose p counts all tests of the table, lest the luckiest of many looks like a discovery (Bonferroni)"
+    "Copies whose p counts all tests of the table, since the luckiest of many proves little (Bonferroni)"
     asked = sum(r.p is not None for r in rows)
     return [r if r.p is None else replace(r, p=min(1, asked*r.p)) for r in rows]
 
