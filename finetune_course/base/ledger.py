@@ -72,7 +72,8 @@ _columns = {
 }
 _few = 'stage', 'KB', 'accuracy [95 %]', 'lost/gained', 'p', 'smaller', 'faster, batch 1'
 _note = ('medians; p: exact McNemar test against the first row, times the number of such tests; '
-         '"faster": the median ratio to the first row, turn by turn [quartiles], not the quotient of two columns.')
+         '"faster": the median ratio to the first row, turn by turn [quartiles], '
+         'not the quotient of two columns.')
 
 # %% ../../nbs/base/10_ledger.ipynb #9bed4cbc
 def _aligned(cells, left):

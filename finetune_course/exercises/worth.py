@@ -31,6 +31,6 @@ exercises['03d-2'] = Exercise(
                'That is how far single differences spread. A mean of n of them is steadier, by √n.',
            'def interval(d, t):\n    half = t*statistics.pstdev(d)/len(d)**.5\n'
            '    return statistics.mean(d) - half, statistics.mean(d) + half':
-               'Divide the squares by n − 1, as `statistics.stdev` does: the mean came from the same numbers.'},
+               'Divide the squares by n − 1, as `stdev` does: the mean came from the same numbers.'},
     hints=('The mean, give or take t standard errors.', 'A standard error is stdev(d)/√n.'),
     look=lambda f: [*f([.01, .02, .06], 4.3), *f([1., 2., 3., 5.], 3.2)], names=dict(statistics=statistics))
