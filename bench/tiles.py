@@ -1,4 +1,4 @@
-"""Photographs without a download: tiles cut out of the pictures in scikit-image's wheel.
+"""Colour images without a download: tiles cut out of the pictures in scikit-image's wheel.
 
     python -m bench.tiles FOLDER [--seed 0]
 
@@ -15,7 +15,7 @@ from bench.harness import refuse, told
 from finetune_course.base.errors import InputError
 
 pictures = ('astronaut', 'brick', 'chelsea', 'coffee', 'grass', 'gravel', 'hubble_deep_field', 'immunohistochemistry',
-            'retina', 'rocket')   # in the public domain, or as good as; all others are in no wheel or small
+            'retina', 'rocket')   # large enough, and inside the wheel
 px, counts = 64, dict(train=100, test=60)
 
 def halves(picture: np.ndarray) -> dict[str, np.ndarray]:
